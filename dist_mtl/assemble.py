@@ -1,0 +1,34 @@
+"""A configuration's parts on this rank: its datasets, its model."""
+
+import torch
+
+from dist_mtl.config import Config
+from dist_mtl.data.loader import Dataset
+from dist_mtl.errors import ConfigError
+from dist_mtl.model.mtl import MultiTaskModel
+from dist_mtl.parallel.runtime import Runtime
+from dist_mtl.parallel.shard import ShardedModel, shard
+from dist_mtl.parallel.world import World
+
+
+def check_world(config: Config) -> None:
+    """Raise ConfigError if the ranks can not share a step evenly."""
+    size, rows = World.from_env().size, config.train.global_batch
+    if rows % size:
+        near = [n for n in (rows - rows % size, rows + size - rows % size) if n]
+        raise ConfigError(
+            f"train.global_batch = {rows} can not be cut evenly over {size} ranks; use {' or '.join(map(str, near))}"
+        )
+
+
+def open_dataset(folder: str, config: Config, shuffle: bool, rt: Runtime) -> Dataset:
+    """Open a dataset and check its files, each rank its share. Raises DataError on every rank if any file is bad."""
+    dataset = rt.all_ranks(lambda: Dataset.open(folder, config, shuffle))
+    rt.all_ranks(lambda: dataset.verify(rt.rank, rt.size, full=config.data.verify == "full"))
+    return dataset
+
+
+def build(config: Config, rt: Runtime) -> ShardedModel:
+    """The model of a configuration, sharded over the ranks, with initial weights that do not depend on them."""
+    model = MultiTaskModel(config, table_device=torch.device("meta"))
+    return shard(model, config.all_tables, config.optim, config.seed, config.train.global_batch // rt.size, rt)

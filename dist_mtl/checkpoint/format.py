@@ -1,0 +1,90 @@
+"""What a commit says of itself, and which configurations may continue from it."""
+
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from dist_mtl.config import Config
+from dist_mtl.errors import CheckpointError
+
+NAME = "commit.json"
+VERSION = 1
+# Keys that may differ between the run that made a commit and the run that continues it.
+FREE = (
+    "run",
+    "train.epochs",
+    "train.max_steps",
+    "train.log_every",
+    "train.checkpoint_every",
+    "train.keep",
+    "data.train",  # the manifest's digest decides, not the place
+    "data.test",
+    "data.verify",
+    "data.sample",
+)
+
+
+@dataclass(frozen=True)
+class Commit:
+    """`commit.json`: a folder that has it is complete, for it comes with the rename that publishes the folder."""
+
+    version: int
+    step: int
+    world: int
+    manifest: str  # digest
+    config: dict[str, Any]
+    plan: list[dict[str, Any]]
+    versions: dict[str, str]
+
+
+def versions() -> dict[str, str]:
+    """The releases that made a commit, for whoever has to read it years later."""
+    found = {}
+    for package in ("dist_mtl", "torch", "torchrec", "fbgemm-gpu-cpu", "fbgemm-gpu", "pyarrow", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def read(folder: Path) -> Commit:
+    """Parse a commit's description. Raises CheckpointError: unreadable, or of a newer format."""
+    path = folder / NAME
+    try:
+        commit = TypeAdapter(Commit).validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise CheckpointError(f"{path}: not a commit: {str(error).splitlines()[0]}") from None
+    if commit.version > VERSION:
+        raise CheckpointError(f"{path}: format version {commit.version}; this program knows {VERSION}. Upgrade dist_mtl")
+    return commit
+
+
+def check_same_run(commit: Commit, config: Config, manifest: str, folder: Path) -> None:
+    """Raise CheckpointError if `config` on this dataset would not continue the run that made `commit`."""
+    before, now = _flat(commit.config), _flat(config.model_dump(mode="json"))
+    changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and not _is_free(k))
+    if changed:
+        lines = "\n".join(f"  {key}: {before.get(key, '(absent)')} -> {now.get(key, '(absent)')}" for key in changed)
+        raise CheckpointError(
+            f"{folder}: made with another configuration, so this run would not continue it:\n{lines}\n"
+            f"Choose another run.dir, or remove this one to start afresh"
+        )
+    if commit.manifest != manifest:
+        raise CheckpointError(
+            f"{folder}: made with another version of the dataset (manifest {commit.manifest[:12]}, now {manifest[:12]}); "
+            f"rows would be repeated or lost. Choose another run.dir, or restore the data"
+        )
+
+
+def _is_free(key: str) -> bool:
+    return any(key == free or key.startswith(free + ".") for free in FREE) or key.endswith(".sharding")
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict) or not tree:
+        return {prefix: tree}
+    return {k: v for name, below in tree.items() for k, v in _flat(below, f"{prefix}.{name}".lstrip(".")).items()}

@@ -1,0 +1,76 @@
+"""What every script of launch/ shares: the configuration's arguments, and errors as messages with exit codes."""
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import NoReturn
+
+from dist_mtl.config import Config
+from dist_mtl.config_file import load
+from dist_mtl.errors import DistMtlError, InternalError
+from dist_mtl.parallel.world import World
+
+DEFAULT_CONFIG = "configs/quickstart.toml"
+
+
+def config_arguments(description: str) -> argparse.ArgumentParser:
+    """A parser for `CONFIG --set=a.b=1 --set=...`."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("config", nargs="?", default=DEFAULT_CONFIG, help=f"TOML file (default {DEFAULT_CONFIG})")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override one value, e.g. --set=train.epochs=2; write it with '=', TorchX refuses a repeated bare option",
+    )
+    return parser
+
+
+def config_of(arguments: argparse.Namespace) -> Config:
+    """The configuration that the arguments name."""
+    return load(arguments.config, arguments.overrides)
+
+
+def run(main: Callable[[], None]) -> NoReturn:
+    """Run a script's main and end the process: 0, or the exit code of the error, told in words.
+
+    An error that every rank has is told by the first one only. Anything that is not a DistMtlError is a defect of ours
+    and keeps its traceback, except that a rank whose peer has died says so in one line.
+    """
+    world = World.from_env()
+    code = 0
+    try:
+        main()
+    except DistMtlError as error:
+        code = error.exit_code
+        if world.is_first or not error.all_ranks:
+            _tell(str(error), None if error.all_ranks else world)
+    except KeyboardInterrupt:
+        code = 130
+    except Exception as error:
+        code = InternalError.exit_code
+        if _peer_died(error):
+            _tell("another rank has stopped, so this one does too", world)
+        else:
+            traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code:
+        os._exit(code)  # at once: a rank in trouble must not wait in a destructor for peers that will not answer
+    sys.exit(0)
+
+
+def _tell(message: str, world: World | None) -> None:
+    who = f"[rank {world.rank}] " if world is not None and world.size > 1 else ""
+    print("\n".join(f"error: {who}{line}" for line in message.splitlines()), file=sys.stderr)
+
+
+def _peer_died(error: Exception) -> bool:
+    signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo", "NCCL")
+    return type(error).__name__ in ("RuntimeError", "DistBackendError", "DistNetworkError") and any(
+        sign in str(error) for sign in signs
+    )

@@ -1,0 +1,248 @@
+"""The typed, frozen configuration of a run. Imports no torch, so that a mistake is told in milliseconds.
+
+TOML -> `load()` -> `Config`. A key that does not exist is an error that names the nearest one; a value of the wrong
+type is an error, never a conversion. Every default stands here once, with its unit and its reason.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(gt=0)]
+Widths = Annotated[tuple[Positive, ...], Field(min_length=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A frozen table of the configuration file; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+# ---------------------------------------------------------------------------------------------------- data and features
+class SampleLogs(Section):
+    """Sample logs with planted truth, made where `data.train` does not exist yet (see `data/synthetic.py`)."""
+
+    train_rows: Positive
+    test_rows: Positive
+    seed: int = 7
+    num_users: Positive = 20_000
+    num_items: Positive = 5_000
+    ctr: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    cvr: Annotated[float, Field(gt=0, lt=1)] = 0.10
+
+
+class DataConfig(Section):
+    """Where the impressions are and in which order they are trained.
+
+    `labels` is the funnel: each label implies the one before it. A row that breaks this is refused or dropped (weight 0).
+    """
+
+    train: str
+    test: str | None = None
+    labels: Annotated[tuple[str, ...], Field(min_length=1)] = ("click", "conversion")
+    weight: str | None = None  # column with a non-negative weight per row; none: every row weighs 1
+    violations: Literal["reject", "drop"] = "reject"
+    shuffle: bool = True
+    shuffle_rows: Positive = 262_144  # rows of a shuffle window over all ranks; bounds the loader's memory
+    verify: Literal["full", "footer"] = "full"  # full: sha256 of every file before step 1 (about 1 GB/s a rank)
+    sample: SampleLogs | None = None
+
+
+class TableConfig(Section):
+    """An embedding table. `dim` must be a multiple of 4 (FBGEMM's vector width)."""
+
+    rows: Positive
+    dim: Annotated[int, Field(gt=0, multiple_of=4)] = 16
+    pooling: Literal["sum", "mean"] = "sum"
+    sharding: Literal[
+        "auto", "table_wise", "row_wise", "column_wise", "table_row_wise", "grid", "data_parallel"
+    ] = "auto"
+
+
+class Feature(Section):
+    """What every feature has: the Parquet column it comes from, by default its own name."""
+
+    column: str | None = None
+
+
+class TableFeature(Feature):
+    """A feature that is looked up in a table, by default the table of its own name."""
+
+    table: str | None = None
+
+
+class IdFeature(TableFeature):
+    """One id a row (integer or string; null: no id, the zero vector)."""
+
+    kind: Literal["id"]
+    # hash: any id, by a seeded hash modulo rows. clamp: below 0 -> 0, beyond the last row -> the last row.
+    # reject: an id outside the table stops the run. Strings can only be hashed.
+    policy: Literal["hash", "clamp", "reject"] = "hash"
+
+
+class BagFeature(TableFeature):
+    """A list of ids a row, pooled; optionally weighted, optionally cut to `max_length`."""
+
+    kind: Literal["bag"]
+    policy: Literal["hash", "clamp", "reject"] = "hash"
+    weights: str | None = None  # column with a list of numbers, as long as the ids
+    max_length: Positive | None = None
+    keep: Literal["first", "last"] = "last"  # which end of a longer list stays; histories grow at their end
+
+    @model_validator(mode="after")
+    def _keep_needs_a_length(self) -> Self:
+        if "keep" in self.model_fields_set and self.max_length is None:
+            raise ValueError("`keep` says which end of a longer list stays, so it needs `max_length`")
+        return self
+
+
+class BucketFeature(TableFeature):
+    """A number looked up by its bucket: len(boundaries) + 1 rows, bucket k holds boundaries[k-1] <= x < boundaries[k]."""
+
+    kind: Literal["bucket"]
+    boundaries: Annotated[tuple[float, ...], Field(min_length=1)]
+    dim: Annotated[int, Field(gt=0, multiple_of=4)] = 16
+
+    @model_validator(mode="after")
+    def _ascending(self) -> Self:
+        if any(b <= a for a, b in zip(self.boundaries, self.boundaries[1:], strict=False)):
+            raise ValueError("boundaries must be strictly ascending")
+        return self
+
+
+class DenseFeature(Feature):
+    """A number given to the network as (f(x) - mean) / std, f = sign(x) log(1 + |x|) if `log`, else x; null -> `fill`."""
+
+    kind: Literal["dense"]
+    log: bool = False
+    mean: float = 0.0
+    std: Annotated[float, Field(gt=0)] = 1.0
+    fill: float = 0.0
+
+
+AnyFeature = Annotated[IdFeature | BagFeature | BucketFeature | DenseFeature, Field(discriminator="kind")]
+
+
+# --------------------------------------------------------------------------------------------------------------- model
+class NoInteraction(Section):
+    kind: Literal["none"] = "none"
+
+
+class DotInteraction(Section):
+    """DLRM: pairwise dot products of the embeddings and of a bottom MLP's output (arXiv 1906.00091)."""
+
+    kind: Literal["dot"]
+    bottom: tuple[Positive, ...] = (64,)  # hidden widths of the MLP over the dense features, before the last (= dim)
+
+
+class CrossInteraction(Section):
+    """DCN-v2 cross layers (arXiv 2008.13535); `rank` none: full matrices, else low-rank U V."""
+
+    kind: Literal["dcn"]
+    layers: Positive = 2
+    rank: Positive | None = None
+
+
+class SharedBottom(Section):
+    """One MLP that all tasks share."""
+
+    kind: Literal["shared_bottom"]
+    hidden: Widths = (256, 128)
+
+
+class MMoE(Section):
+    """Multi-gate mixture of experts (KDD 2018): every task mixes the same experts by a gate of its own."""
+
+    kind: Literal["mmoe"]
+    experts: Positive = 4
+    hidden: Widths = (256, 128)
+
+
+class ModelConfig(Section):
+    """Embeddings -> interaction -> backbone -> one tower a task -> head."""
+
+    interaction: Annotated[NoInteraction | DotInteraction | CrossInteraction, Field(discriminator="kind")] = (
+        NoInteraction()
+    )
+    backbone: Annotated[SharedBottom | MMoE, Field(discriminator="kind")] = MMoE(kind="mmoe")
+    tower: Widths = (64,)
+    head: Literal["ctcvr", "esmm", "clicked"] = "esmm"
+    dropout: Share = 0.0
+    task_weights: tuple[Annotated[float, Field(ge=0)], ...] | None = None  # one a label; none: all 1
+
+
+# ----------------------------------------------------------------------------------------------------- optimizers, run
+class EmbeddingOptim(Section):
+    """The embedding optimizer, fused into the backward pass. The Adam family has CUDA kernels only."""
+
+    kind: Literal["rowwise_adagrad", "adagrad", "sgd", "adam", "partial_rowwise_adam"] = "rowwise_adagrad"
+    lr: Annotated[float, Field(gt=0)] = 0.02
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+
+
+class DenseOptim(Section):
+    """AdamW for everything that is not a table, with a linear warm-up."""
+
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+
+
+class OptimConfig(Section):
+    embedding: EmbeddingOptim = EmbeddingOptim()
+    dense: DenseOptim = DenseOptim()
+
+
+class TrainConfig(Section):
+    """The loop. Steps count global optimizer steps from 1."""
+
+    global_batch: Positive = 4096
+    epochs: Positive = 1
+    max_steps: Positive | None = None
+    log_every: Positive = 50  # steps
+    checkpoint_every: Positive = 500  # steps
+    keep: Annotated[int, Field(ge=2)] = 2  # commits; one may turn out damaged, so never fewer than 2
+
+
+class RunConfig(Section):
+    dir: str
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Positive | None = None  # of the dense kernels, per rank; none: what the launcher set
+    start_timeout: Positive = 600  # seconds for start-up collectives: ranks import, read and plan at their own pace
+    step_timeout: Positive = 300  # seconds for a collective after step 1; a healthy step takes well under one
+
+
+class Config(Section):
+    """One training run, complete. Equal configs on equal data give equal bits."""
+
+    seed: int = 1
+    run: RunConfig
+    data: DataConfig
+    tables: dict[str, TableConfig] = {}
+    features: Annotated[dict[str, AnyFeature], Field(min_length=1)]
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+
+    @property
+    def all_tables(self) -> dict[str, TableConfig]:
+        """The declared tables, then those that bucketised features imply."""
+        implied = {
+            name: TableConfig(rows=len(f.boundaries) + 1, dim=f.dim)
+            for name, f in self.features.items()
+            if isinstance(f, BucketFeature)
+        }
+        return {**self.tables, **implied}
+
+    def table_of(self, feature: str) -> str | None:
+        """The table that a feature is looked up in; None for a dense feature."""
+        spec = self.features[feature]
+        return (spec.table or feature) if isinstance(spec, TableFeature) else None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        from dist_mtl.config_rules import check  # the rules need the classes above
+
+        check(self)
+        return self

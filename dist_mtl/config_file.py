@@ -1,0 +1,127 @@
+"""TOML file + dotted overrides -> `Config`, or one `ConfigError` that names every wrong key."""
+
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from dist_mtl.config import Config
+from dist_mtl.errors import ConfigError
+from dist_mtl.hints import nearest
+
+MAX_BYTES = 1_000_000  # a configuration is written by hand; more is a mistake or an attack
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read `path` and apply overrides such as `train.epochs=2`.
+
+    An override's value is read as TOML where it is TOML (`2`, `true`, `[1, 2]`, `"x"`), else as a plain string.
+    Raises ConfigError: no such file, not TOML, an unknown key, a wrong type, values that do not fit together.
+    """
+    return parse(read_toml(path), overrides, source=str(path))
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The tables of a TOML file; ConfigError if it is absent, too large, or not TOML."""
+    path = Path(path)
+    try:
+        raw = path.read_bytes()
+        if len(raw) > MAX_BYTES:
+            raise ConfigError(f"{path}: {len(raw)} bytes; a configuration has at most {MAX_BYTES}")
+        return tomllib.loads(raw.decode())
+    except OSError as error:
+        siblings = [str(p) for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
+        raise ConfigError(f"{path}: {error.strerror}. {nearest(str(path), siblings)}".strip()) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from None
+
+
+def parse(tree: dict[str, Any], overrides: Sequence[str] = (), source: str = "config") -> Config:
+    """Validate `tree` with `overrides` on top. `source` names it in errors."""
+    for text in overrides:
+        tree = _override(tree, text)
+    try:
+        # JSON in strict mode: lists become tuples, an int may stand for a float, and nothing else is converted.
+        return Config.model_validate_json(json.dumps(tree), strict=True)
+    except ValidationError as error:
+        lines = [line for item in error.errors() for line in _explain(item)]
+        raise ConfigError("\n".join(f"{source}: {line}" for line in lines)) from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{source}: {error}") from None
+
+
+def _override(tree: dict[str, Any], text: str) -> dict[str, Any]:
+    """A copy of `tree` with one `a.b.c=value` applied."""
+    dotted, equals, raw = text.partition("=")
+    keys = dotted.strip().split(".")
+    if not equals or not all(keys):
+        raise ConfigError(f"--set={text}: write it as --set=section.key=value")
+    try:
+        value = tomllib.loads(f"value = {raw}")["value"]
+    except (tomllib.TOMLDecodeError, RecursionError):
+        value = raw
+    root = node = dict(tree)
+    for key in keys[:-1]:
+        below = node.get(key, {})
+        if not isinstance(below, dict):
+            raise ConfigError(f"--set={text}: `{key}` is a value, it has no keys below it")
+        node[key] = dict(below)
+        node = node[key]
+    node[keys[-1]] = value
+    return root
+
+
+def _explain(item: Any) -> list[str]:
+    """One pydantic error as lines for a reader: the dotted key, what is wrong, the nearest key."""
+    keys, model = _walk(item["loc"])
+    where = ".".join(keys)
+    match item["type"]:
+        case "extra_forbidden":
+            known = list(model.model_fields) if model is not None else []
+            hint = nearest(keys[-1], known) or (f"known keys: {', '.join(known)}" if known else "")
+            return [f"{where} is not a key; {hint}".rstrip("; ")]
+        case "missing":
+            return [f"{where} is missing"]
+        case "value_error" if not keys:
+            return str(item["ctx"]["error"]).splitlines()
+        case "value_error":
+            return [f"{where}: {item['ctx']['error']}"]
+        case _:
+            got = repr(item["input"])
+            return [f"{where}: {item['msg']}; got {got if len(got) < 80 else got[:77] + '...'}"]
+
+
+def _walk(loc: Sequence[str | int]) -> tuple[list[str], type[BaseModel] | None]:
+    """Follow an error's location through the sections: the keys as the user wrote them, and the last section met.
+
+    Pydantic puts the tag of a union (`id`, `mmoe`, ...) into the location; the user did not write that.
+    """
+    keys: list[str] = []
+    here: Any = Config
+    section: type[BaseModel] | None = Config
+    for part in loc:
+        kinds = _sections(here)
+        tagged = [k for k in kinds if typing.get_args(getattr(k.model_fields.get("kind"), "annotation", None)) == (part,)]
+        if len(kinds) > 1 and tagged:
+            here = section = tagged[0]
+            continue
+        keys.append(str(part))
+        if typing.get_origin(here) is dict:
+            here = typing.get_args(here)[1]
+            continue
+        section = kinds[0] if len(kinds) == 1 else None
+        field = section.model_fields.get(str(part)) if section else None
+        here = field.annotation if field else None
+    return keys, section
+
+
+def _sections(hint: Any) -> list[type[BaseModel]]:
+    """The section classes that a type hint allows."""
+    if typing.get_origin(hint) in (typing.Annotated, typing.Union, types.UnionType):
+        return [k for arg in typing.get_args(hint) for k in _sections(arg)]
+    return [hint] if isinstance(hint, type) and issubclass(hint, BaseModel) else []

@@ -1,0 +1,272 @@
+"""Arrow -> `Rows`: the configuration's features as numpy arrays. Every id is hashed, clamped or rejected here.
+
+After this file an id is a row of its table, whatever the sharding plan: FBGEMM itself would map an id beyond the table
+to row 0, and a row-wise plan a negative one to a row of another shard, both silently (measured).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dist_mtl.config import BagFeature, BucketFeature, Config, DenseFeature, IdFeature
+from dist_mtl.data.hashing import hash_ids, hash_strings, key
+from dist_mtl.errors import DataError
+from dist_mtl.hints import nearest
+
+NO_ID = -1
+Where = Callable[[int], str]  # row number -> file and row, for messages
+
+
+@dataclass(frozen=True)
+class Bag:
+    """A ragged column: row i holds values[offsets[i]:offsets[i+1]]."""
+
+    values: np.ndarray  # int64
+    offsets: np.ndarray  # int64, N + 1
+    weights: np.ndarray | None  # float32, as long as `values`
+
+
+@dataclass(frozen=True)
+class Rows:
+    """N - 1 encoded impressions and, last, the blank row that padding slots point to (no id, labels and weight 0).
+
+    S single-id features, D dense features, T labels.
+    """
+
+    singles_NS: np.ndarray  # int64; NO_ID where the row has none
+    bags: tuple[Bag, ...]
+    dense_ND: np.ndarray  # float32
+    labels_NT: np.ndarray  # float32, 0 or 1
+    weight_N: np.ndarray  # float32; 0 for a dropped row
+    dropped_N: np.ndarray  # bool: broke the funnel under the policy `drop`
+    clamped_N: np.ndarray  # int32: ids of the row that the policy `clamp` moved
+
+
+class Encoder:
+    """The features of a configuration, applied to Arrow tables. Feature order: single ids, bags, then dense."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.singles = [n for n, f in config.features.items() if isinstance(f, IdFeature | BucketFeature)]
+        self.bags = [n for n, f in config.features.items() if isinstance(f, BagFeature)]
+        self.dense = [n for n, f in config.features.items() if isinstance(f, DenseFeature)]
+        self.weighted = any(getattr(config.features[n], "weights", None) for n in self.bags)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The Parquet columns to read, each once."""
+        features = self.config.features
+        names = [features[n].column or n for n in (*self.singles, *self.bags, *self.dense)]
+        names += [w for n in self.bags if (w := features[n].weights)]
+        names += [*self.config.data.labels, *([self.config.data.weight] if self.config.data.weight else [])]
+        return tuple(dict.fromkeys(names))
+
+    def check_schema(self, schema: pa.Schema, source: str) -> None:
+        """Raise DataError for every column that is missing or has a type that its feature can not use."""
+        problems = []
+        for name, wanted in self._wanted().items():
+            if name not in schema.names:
+                problems.append(f"{source}: there is no column `{name}`. {nearest(name, schema.names)}".rstrip())
+            elif not wanted[1](schema.field(name).type):
+                problems.append(f"{source}: column `{name}` is {schema.field(name).type}, but {wanted[0]}")
+        if problems:
+            raise DataError("\n".join(problems))
+
+    def encode(self, table: pa.Table, where: Where) -> Rows:
+        """Encode `table`. Raises DataError, with the place from `where`, for the first row that breaks a rule."""
+        count = table.num_rows
+        clamped = np.zeros(count + 1, np.int32)
+        singles = np.full((count + 1, len(self.singles)), NO_ID, np.int64)
+        for i, name in enumerate(self.singles):
+            singles[:count, i] = self._single(name, table, clamped[:count], where)
+        bags = tuple(self._bag(name, table, clamped[:count], where) for name in self.bags)
+        dense = np.zeros((count + 1, len(self.dense)), np.float32)
+        for i, name in enumerate(self.dense):
+            dense[:count, i] = self._dense(name, table, where)
+        labels, dropped = self._labels(table, where)
+        weight = np.zeros(count + 1, np.float32)
+        weight[:count] = 1
+        if column := self.config.data.weight:
+            weight[:count] = _numbers(table, column, where, null=None)
+            _refuse(~(np.isfinite(weight) & (weight >= 0)), where, f"`{column}` is not a finite weight >= 0")
+        weight[dropped] = 0
+        return Rows(singles, bags, dense, labels, weight, dropped, clamped)
+
+    def _wanted(self) -> dict[str, tuple[str, Callable[[pa.DataType], bool]]]:
+        """Column -> what it must be, in words and as a test."""
+        features, wanted = self.config.features, {}
+        for name in (*self.singles, *self.bags, *self.dense):
+            feature = features[name]
+            column = feature.column or name
+            match feature:
+                case IdFeature(policy="hash"):
+                    wanted[column] = (f"features.{name} needs integers or strings", _is_id)
+                case IdFeature():
+                    wanted[column] = (f"features.{name} with policy `{feature.policy}` needs integers", pa.types.is_integer)
+                case BagFeature():
+                    inner = _is_id if feature.policy == "hash" else pa.types.is_integer
+                    wanted[column] = (f"features.{name} needs a list of ids", lambda t, i=inner: _is_list(t, i))
+                    if feature.weights:
+                        wanted[feature.weights] = (
+                            f"the weights of features.{name} need a list of numbers",
+                            lambda t: _is_list(t, _is_number),
+                        )
+                case _:
+                    wanted[column] = (f"features.{name} needs numbers", _is_number)
+        for label in self.config.data.labels:
+            wanted[label] = ("a label needs 0/1 numbers or booleans", lambda t: _is_number(t) or pa.types.is_boolean(t))
+        if weight := self.config.data.weight:
+            wanted[weight] = ("data.weight needs numbers", _is_number)
+        return wanted
+
+    def _single(self, name: str, table: pa.Table, clamped: np.ndarray, where: Where) -> np.ndarray:
+        feature = self.config.features[name]
+        column = feature.column or name
+        if isinstance(feature, BucketFeature):
+            numbers = _numbers(table, column, where, null=np.nan)
+            buckets = np.searchsorted(np.asarray(feature.boundaries), numbers, side="right")
+            return np.where(np.isnan(numbers), NO_ID, buckets)
+        array = table.column(column).combine_chunks()
+        rows, moved = self._map(name, _ids(array), where)
+        if moved is not None:
+            clamped += moved
+        if array.null_count:
+            missing = array.is_null().to_numpy(zero_copy_only=False)
+            rows = np.where(missing, NO_ID, rows)
+        return rows
+
+    def _map(self, name: str, ids: np.ndarray, where: Where) -> tuple[np.ndarray, np.ndarray | None]:
+        """Ids -> rows of the feature's table by its policy, and which of them `clamp` moved."""
+        table = self.config.table_of(name)
+        rows = self.config.tables[table].rows
+        match self.config.features[name].policy:
+            case "hash":
+                return hash_ids(ids, rows, key("table", table)), None
+            case "clamp":
+                mapped = np.clip(ids, 0, rows - 1)
+                return mapped, mapped != ids
+            case _:
+                bad = (ids < 0) | (ids >= rows)
+                first = ids[bad][0] if bad.any() else None
+                _refuse(bad, where, f"features.{name}: id {first} is outside table `{table}` of {rows} rows (policy reject)")
+                return ids, None
+
+    def _bag(self, name: str, table: pa.Table, clamped: np.ndarray, where: Where) -> Bag:
+        feature = self.config.features[name]
+        array, offsets = _lists(table, feature.column or name)
+        owner = np.repeat(np.arange(table.num_rows), np.diff(offsets))
+        if array.null_count:
+            bad = array.is_null().to_numpy(zero_copy_only=False)
+            _refuse(bad, lambda i: where(int(owner[i])), f"features.{name}: a null inside the list")
+        ids = _ids(array)
+        weights = None
+        if feature.weights:
+            raw, weight_offsets = _lists(table, feature.weights)
+            _refuse(
+                np.diff(weight_offsets) != np.diff(offsets), where, f"`{feature.weights}` is not as long as features.{name}"
+            )
+            weights = raw.cast(pa.float32()).to_numpy(zero_copy_only=False)
+            _refuse(~np.isfinite(weights), lambda i: where(int(owner[i])), f"`{feature.weights}` is null or not finite")
+        values, moved = self._map(name, ids, lambda i: where(int(owner[i])))
+        if moved is not None:
+            clamped += np.bincount(owner[moved], minlength=len(clamped)).astype(np.int32)
+        if feature.max_length is not None:
+            kept, offsets = _truncate(offsets, feature.max_length, feature.keep)
+            values, weights = values[kept], None if weights is None else weights[kept]
+        return Bag(values, np.append(offsets, offsets[-1]), weights)
+
+    def _dense(self, name: str, table: pa.Table, where: Where) -> np.ndarray:
+        feature: Any = self.config.features[name]
+        numbers = _numbers(table, feature.column or name, where, null=np.nan)
+        missing = np.isnan(numbers)
+        _refuse(np.isinf(numbers), where, f"features.{name} is infinite")
+        if feature.log:
+            numbers = np.sign(numbers) * np.log1p(np.abs(numbers))
+        return np.where(missing, feature.fill, (numbers - feature.mean) / feature.std).astype(np.float32)
+
+    def _labels(self, table: pa.Table, where: Where) -> tuple[np.ndarray, np.ndarray]:
+        """Labels as float32 and the rows to drop because a later label is set where an earlier one is not."""
+        names = self.config.data.labels
+        labels = np.zeros((table.num_rows + 1, len(names)), np.float32)
+        for i, name in enumerate(names):
+            labels[:-1, i] = _numbers(table, name, where, null=None)
+            bad = (labels[:, i] != 0) & (labels[:, i] != 1)
+            _refuse(bad, where, f"label `{name}` is {labels[bad, i][:1]}, not 0 or 1")
+        broken = labels[:, 1:] > labels[:, :-1]
+        dropped = broken.any(axis=1)
+        if self.config.data.violations == "reject" and dropped.any():
+            place = int(np.argmax(broken[dropped][0]))
+            _refuse(
+                dropped,
+                where,
+                f"`{names[place + 1]}` is 1 where `{names[place]}` is 0; mend the data or set data.violations = 'drop'",
+            )
+        return labels, dropped
+
+
+def _refuse(bad: np.ndarray, where: Where, message: str) -> None:
+    if bad.any():
+        raise DataError(f"{where(int(np.argmax(bad)))}: {message} ({int(bad.sum())} such in this read)")
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
+
+
+def _is_string(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _is_id(kind: pa.DataType) -> bool:
+    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.types.is_integer(inner) or _is_string(inner)
+
+
+def _is_list(kind: pa.DataType, inner: Callable[[pa.DataType], bool]) -> bool:
+    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return lists and inner(kind.value_type)
+
+
+def _ids(array: pa.Array) -> np.ndarray:
+    """Integers or strings -> int64 (uint64 wraps: an id is a name, not a number). Nulls give any value."""
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    if _is_string(array.type):
+        array = array.cast(pa.large_string())
+        _, offsets, data = array.buffers()
+        bounds = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]
+        return hash_strings(np.frombuffer(data or b"", np.uint8), bounds)
+    if array.null_count:
+        array = array.fill_null(0)
+    return array.to_numpy(zero_copy_only=False).astype(np.int64, copy=False)
+
+
+def _numbers(table: pa.Table, column: str, where: Where, null: float | None) -> np.ndarray:
+    """A numeric column as float64. `null` stands for nulls and NaN; None refuses both."""
+    array = table.column(column).combine_chunks().cast(pa.float64(), safe=False)
+    if null is None and array.null_count:
+        _refuse(array.is_null().to_numpy(zero_copy_only=False), where, f"`{column}` is null")
+    numbers = array.to_numpy(zero_copy_only=False)  # nulls become NaN
+    if null is None:
+        _refuse(np.isnan(numbers), where, f"`{column}` is NaN")
+    return numbers
+
+
+def _lists(table: pa.Table, column: str) -> tuple[pa.Array, np.ndarray]:
+    """A list column as its flat values and offsets; a null list is empty."""
+    array = table.column(column).combine_chunks()
+    lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
+    return array.flatten(), np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+
+
+def _truncate(offsets: np.ndarray, longest: int, keep: str) -> tuple[np.ndarray, np.ndarray]:
+    """The positions that stay when no list may be longer than `longest`, and the new offsets."""
+    lengths = np.diff(offsets)
+    kept = np.minimum(lengths, longest)
+    starts = offsets[:-1] if keep == "first" else offsets[1:] - kept
+    shorter = np.concatenate([[0], np.cumsum(kept)])
+    return np.arange(shorter[-1]) + np.repeat(starts - shorter[:-1], kept), shorter

@@ -1,0 +1,70 @@
+"""Seeded 64-bit mixing on numpy arrays: the only source of pseudo-randomness in the data path.
+
+numpy's own generators may change their streams between releases; a resumed run would then see other rows. These few
+lines can not change under us.
+"""
+
+import hashlib
+
+import numpy as np
+
+GOLDEN = 0x9E3779B97F4A7C15  # splitmix64's increment (Steele, Lea, Flood 2014)
+MASK = (1 << 64) - 1
+
+
+def mix(x: np.ndarray) -> np.ndarray:
+    """splitmix64's finaliser, element by element: uint64 -> uint64, bijective."""
+    x = x.astype(np.uint64, copy=True)
+    x ^= x >> np.uint64(30)
+    x *= np.uint64(0xBF58476D1CE4E5B9)
+    x ^= x >> np.uint64(27)
+    x *= np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return x
+
+
+def key(*parts: int | str) -> int:
+    """A 64-bit key that depends on every part; equal parts give equal keys on every machine."""
+    digest = hashlib.blake2b("\x1f".join(f"{type(p).__name__}:{p}" for p in parts).encode(), digest_size=8)
+    return int.from_bytes(digest.digest(), "little")
+
+
+def signed_key(*parts: int | str) -> int:
+    """`key` as a signed 64-bit number, as torch's int64 wants it."""
+    return key(*parts) - (1 << 63)
+
+
+def random_bits(count: int, *parts: int | str) -> np.ndarray:
+    """`count` uint64 words that depend on `parts` only; word i does not depend on `count`."""
+    steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(GOLDEN)
+    return mix(steps + np.uint64(key(*parts)))
+
+
+def permutation(count: int, *parts: int | str) -> np.ndarray:
+    """A permutation of range(count) that depends on `parts` only."""
+    return np.argsort(random_bits(count, *parts), kind="stable")
+
+
+def hash_ids(ids: np.ndarray, rows: int, salt: int) -> np.ndarray:
+    """Integer ids (any int64) -> rows of a table of `rows` rows, evenly."""
+    return (mix(ids.astype(np.uint64) + np.uint64(salt)) % np.uint64(rows)).astype(np.int64)
+
+
+def hash_strings(data: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """UTF-8 strings (`data` uint8; string i is data[offsets[i]:offsets[i+1]]) -> int64 ids, without a Python loop.
+
+    A polynomial over the bytes modulo 2**64, finished with the length and `mix`.
+    """
+    lengths = np.diff(offsets)
+    if not len(lengths):
+        return np.zeros(0, np.int64)
+    longest = int(lengths.max(initial=0))
+    powers = np.ones(longest + 1, np.uint64)
+    np.multiply.accumulate(np.full(longest, GOLDEN, np.uint64), out=powers[1:])
+    start, stop = int(offsets[0]), int(offsets[-1])
+    place = np.arange(start, stop, dtype=np.int64) - np.repeat(offsets[:-1], lengths)
+    # Bytes are mixed before they are weighted: a plain polynomial modulo 2**64 has easy collisions.
+    words = mix(data[start:stop].astype(np.uint64) + np.uint64(GOLDEN)) * powers[place]
+    sums = np.concatenate([[np.uint64(0)], np.cumsum(words, dtype=np.uint64)])
+    totals = sums[offsets[1:] - start] - sums[offsets[:-1] - start]
+    return mix(totals + lengths.astype(np.uint64)).astype(np.int64)

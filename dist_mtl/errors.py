@@ -1,0 +1,59 @@
+"""Every error that a user can meet, and the exit code that a launcher sees.
+
+    DistMtlError
+    |-- ConfigError      64  the configuration is wrong; nothing was started
+    |-- DataError        65  the data are missing, changed, of the wrong type, or break the label rules
+    |   `-- NonFiniteError   a loss or a gradient is NaN or infinite
+    |-- CheckpointError  66  a commit can not be read or does not belong to this model
+    |-- InternalError    70  the program can not go on (also: any other exception)
+    `-- Preempted        75  stopped on request after a commit; run the same command again
+
+A message says what is wrong, where, and what to do next.
+"""
+
+
+class DistMtlError(Exception):
+    """Root of the tree. `all_ranks` is true when every rank raised this same error, so that one of them may speak."""
+
+    exit_code = 70
+    all_ranks = False
+
+
+class ConfigError(DistMtlError):
+    """The configuration is wrong: an unknown key, a wrong type, values that do not fit together."""
+
+    exit_code = 64
+    all_ranks = True  # every rank reads the same file
+
+
+class DataError(DistMtlError):
+    """The data are missing, changed since their manifest was written, of the wrong type, or break a label rule."""
+
+    exit_code = 65
+
+
+class NonFiniteError(DataError):
+    """A loss is NaN or infinite; no rank has applied the step."""
+
+
+class CheckpointError(DistMtlError):
+    """A commit can not be read, or belongs to another model or another dataset."""
+
+    exit_code = 66
+
+
+class InternalError(DistMtlError):
+    """The program can not go on."""
+
+    exit_code = 70
+
+
+class Preempted(DistMtlError):
+    """Stopped on request after a commit; the same command continues."""
+
+    exit_code = 75
+
+
+FAMILIES: dict[str, type[DistMtlError]] = {
+    kind.__name__: kind for kind in (ConfigError, DataError, NonFiniteError, CheckpointError, InternalError, Preempted)
+}

@@ -1,0 +1,111 @@
+"""Dense layers: the only place with a Linear. Legend: B rows, I inputs, O outputs, E experts, F features, D dim."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dist_mtl.data.hashing import signed_key
+from dist_mtl.model.embedding import mix_
+
+
+class Noise:
+    """Dropout masks that depend on (seed, step, layer, global slot, unit): not on the world size, nor on a restart.
+
+    torch's own generators give every rank a stream of its own, so that the loss changes with the number of ranks, and
+    their state would have to be saved. One `Noise` serves one forward pass; layers draw in the order they run.
+    """
+
+    def __init__(self, seed: int, step: int, slots_B: Tensor) -> None:
+        self.rows_B1 = mix_(slots_B + signed_key(seed, step, "dropout"))[:, None]
+        self.layer = 0
+
+    def keep(self, width: int, rate: float) -> Tensor:
+        """(B, width) bool: true where a unit stays, with probability 1 - rate."""
+        self.layer += 1
+        units = mix_(torch.arange(width, device=self.rows_B1.device) + (self.layer << 32))
+        bits = mix_(self.rows_B1 + units)
+        return (bits & 0xFFFFFF) >= int(rate * 0x1000000)
+
+
+def dropout(x: Tensor, rate: float, noise: Noise | None) -> Tensor:
+    """Inverted dropout; the identity without `noise` (evaluation) or at rate 0."""
+    if noise is None or rate == 0:
+        return x
+    kept = noise.keep(x[0].numel(), rate).view_as(x)
+    return x * kept.to(x.dtype).mul_(1 / (1 - rate))
+
+
+class MLP(nn.Module):
+    """Linear -> ReLU -> dropout, once for each width."""
+
+    def __init__(self, inputs: int, widths: Sequence[int], rate: float = 0.0) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in pairwise((inputs, *widths)))
+        self.rate = rate
+        self.outputs = widths[-1] if widths else inputs
+
+    def forward(self, x_BI: Tensor, noise: Noise | None = None) -> Tensor:
+        for layer in self.layers:
+            x_BI = dropout(functional.relu(layer(x_BI)), self.rate, noise)
+        return x_BI
+
+
+class ParallelMLP(nn.Module):
+    """E independent MLPs over one input: (B, I) -> (E, B, O).
+
+    The first layers are one wide GEMM (E narrow ones reach half its FLOP/s on the measured CPU), the others a batched one.
+    """
+
+    def __init__(self, count: int, inputs: int, widths: Sequence[int], rate: float = 0.0) -> None:
+        super().__init__()
+        self.count, self.rate, self.outputs = count, rate, widths[-1]
+        self.first = nn.Linear(inputs, count * widths[0])
+        self.weights = nn.ParameterList(torch.empty(count, i, o) for i, o in pairwise(widths))
+        self.biases = nn.ParameterList(torch.zeros(count, 1, o) for _, o in pairwise(widths))
+        for weight in self.weights:
+            bound = weight.shape[1] ** -0.5  # nn.Linear's own scheme, for every expert
+            nn.init.uniform_(weight, -bound, bound)
+
+    def forward(self, x_BI: Tensor, noise: Noise | None = None) -> Tensor:
+        wide = dropout(functional.relu(self.first(x_BI)), self.rate, noise)
+        x_EBO = wide.view(len(x_BI), self.count, -1).transpose(0, 1)
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            x_EBO = functional.relu(torch.baddbmm(bias, x_EBO, weight))
+            x_EBO = dropout(x_EBO.transpose(0, 1), self.rate, noise).transpose(0, 1)
+        return x_EBO
+
+
+class Dot(nn.Module):
+    """Pairwise dot products of F vectors of one dim (DLRM, arXiv 1906.00091): (B, F, D) -> (B, F(F-1)/2)."""
+
+    def __init__(self, num_vectors: int) -> None:
+        super().__init__()
+        pairs = torch.tril_indices(num_vectors, num_vectors, offset=-1)
+        self.register_buffer("flat", pairs[0] * num_vectors + pairs[1], persistent=False)
+        self.outputs = pairs.shape[1]
+
+    def forward(self, x_BFD: Tensor) -> Tensor:
+        return torch.bmm(x_BFD, x_BFD.transpose(1, 2)).flatten(1).index_select(1, self.flat)
+
+
+class Cross(nn.Module):
+    """DCN-v2 cross layers, x <- x0 * (W x + b) + x with W full or U V of a given rank (arXiv 2008.13535, eq. 1 and 2)."""
+
+    def __init__(self, inputs: int, layers: int, rank: int | None) -> None:
+        super().__init__()
+        if rank is None:
+            mixers = [nn.Linear(inputs, inputs) for _ in range(layers)]
+        else:
+            mixers = [
+                nn.Sequential(nn.Linear(inputs, rank, bias=False), nn.Linear(rank, inputs)) for _ in range(layers)
+            ]
+        self.mixers = nn.ModuleList(mixers)
+
+    def forward(self, x0_BI: Tensor) -> Tensor:
+        x_BI = x0_BI
+        for mixer in self.mixers:
+            x_BI = torch.addcmul(x_BI, x0_BI, mixer(x_BI))
+        return x_BI

@@ -1,0 +1,58 @@
+"""One training step over all ranks: forward, all-rank finite check, backward with the fused update, dense update."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dist_mtl.data.batch import Batch
+from dist_mtl.errors import NonFiniteError
+from dist_mtl.parallel.runtime import Runtime
+from dist_mtl.parallel.shard import ShardedModel
+
+
+class Objective(Protocol):
+    """What a step minimises: the sum of a few terms, each a function of the global batch."""
+
+    def row_weights(self, batch: Batch) -> Tensor:
+        """(B, T): the weight of each row in each term."""
+
+    def losses(self, outputs: object, batch: Batch, weights_BT: Tensor, totals_T: Tensor) -> Tensor:
+        """(T,): this rank's share of each term, given the weights' totals over all ranks."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a step left: the global losses and totals of weight, equal on every rank; float64, on the CPU."""
+
+    step: int
+    losses_T: Tensor
+    totals_T: Tensor
+
+
+def train_step(model: ShardedModel, objective: Objective, batch: Batch, rt: Runtime) -> Outcome:
+    """Train one batch. Raises NonFiniteError on every rank, before any weight has changed, if a loss is not finite."""
+    batch = batch.to(rt.device)
+    weights_BT = objective.row_weights(batch)
+    totals_T = rt.all_reduce(weights_BT.sum(dim=0, dtype=torch.float64))
+    model.warm_up(batch.step)
+    model.optimizer.zero_grad()  # also hands a changed learning rate to the fused kernel
+    outputs = model.module(batch)
+    losses_T = objective.losses(outputs, batch, weights_BT, totals_T.float())
+    all_ranks_losses_T = rt.all_reduce(losses_T.detach().double()).cpu()
+    if not bool(all_ranks_losses_T.isfinite().all()):
+        raise _not_finite(batch.step, all_ranks_losses_T)
+    # The share is a part of a sum over ranks, but gradients are averaged over ranks: hence the factor.
+    (losses_T.sum() * rt.size).backward()
+    model.optimizer.step()
+    return Outcome(batch.step, all_ranks_losses_T, totals_T.cpu())
+
+
+def _not_finite(step: int, losses_T: Tensor) -> NonFiniteError:
+    error = NonFiniteError(
+        f"step {step}: the losses are {losses_T.tolist()}; no weight was changed by this step. Lower optim.dense.lr and "
+        f"optim.embedding.lr, or look at the dense features (launch/describe.py)"
+    )
+    error.all_ranks = True
+    return error

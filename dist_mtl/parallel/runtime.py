@@ -1,0 +1,114 @@
+"""The process group and the device of a rank, from start to end."""
+
+import gc
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from dist_mtl.config import RunConfig
+from dist_mtl.errors import FAMILIES, ConfigError, DistMtlError, InternalError
+from dist_mtl.parallel.world import World
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """One rank at work: its place in the world, its device, its process group."""
+
+    world: World
+    device: torch.device
+    group: dist.ProcessGroup
+    step_timeout: timedelta
+
+    @property
+    def rank(self) -> int:
+        return self.world.rank
+
+    @property
+    def size(self) -> int:
+        return self.world.size
+
+    def all_ranks(self, action: Callable[[], T]) -> T:
+        """Run `action` on every rank. If it fails on any, every rank raises the error of the first one that failed.
+
+        This is how a fault of one rank (a file that only it reads) becomes an agreed end instead of a hang. `action`
+        itself must contain no collective.
+        """
+        value, error = None, None
+        try:
+            value = action()
+        except DistMtlError as failure:
+            error = failure
+        if self.size == 1:
+            if error is not None:
+                error.all_ranks = True
+                raise error
+            return value
+        told: list = [None] * self.size
+        dist.all_gather_object(told, None if error is None else (type(error).__name__, str(error)), group=self.group)
+        failed = [(rank, family, text) for rank, item in enumerate(told) if item for family, text in [item]]
+        if failed:
+            rank, family, text = failed[0]
+            if {(f, t) for _, f, t in failed} == {(family, text)} and len(failed) == self.size:
+                agreed = FAMILIES.get(family, InternalError)(text)
+            else:
+                agreed = FAMILIES.get(family, InternalError)(f"rank {rank}: {text}")
+            agreed.all_ranks = True
+            raise agreed
+        return value
+
+    def all_reduce(self, values: torch.Tensor) -> torch.Tensor:
+        """`values` summed over the ranks, in place."""
+        if self.size > 1:
+            dist.all_reduce(values, group=self.group)
+        return values
+
+    def barrier(self) -> None:
+        """Wait for every rank."""
+        if self.size > 1:
+            dist.barrier(group=self.group)
+
+    def started(self) -> None:
+        """Call after step 1: from now on a collective that takes longer than `run.step_timeout` is a hang."""
+        if self.size > 1:
+            dist.distributed_c10d._set_pg_timeout(self.step_timeout, self.group)
+
+
+@contextmanager
+def runtime(config: RunConfig) -> Iterator[Runtime]:
+    """Join the process group (gloo on CPU, NCCL on CUDA) and leave it at the end. A world of one needs no launcher."""
+    warnings.filterwarnings("ignore", module=r"torchrec|fbgemm_gpu|torch\.distributed")
+    world = World.from_env()
+    device = _device(config, world)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    timeout = timedelta(seconds=config.start_timeout)
+    alone = {} if world.launched else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+    dist.init_process_group(backend, timeout=timeout, **alone)
+    try:
+        yield Runtime(world, device, dist.group.WORLD, timedelta(seconds=config.step_timeout))
+    finally:
+        gc.collect()  # DDP's reducers hold the group; destroying it under them warns
+        dist.destroy_process_group()
+
+
+def _device(config: RunConfig, world: World) -> torch.device:
+    """The rank's own GPU, or the CPU when there are fewer GPUs than ranks on this node (they can not share one)."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    fits = gpus >= world.local_size and world.local_rank < gpus
+    if config.device == "cuda" and not fits:
+        raise ConfigError(
+            f"run.device = 'cuda': {world.local_size} ranks on this node, {gpus} GPUs; start as many ranks as GPUs, "
+            f"or set run.device = 'auto'. `python -m dist_mtl doctor` tells what it finds"
+        )
+    return torch.device("cuda", world.local_rank) if config.device != "cpu" and fits else torch.device("cpu")

@@ -1,0 +1,160 @@
+"""A model with tables on the meta device -> a `ShardedModel`: tables over ranks, dense weights replicated, optimizers.
+
+No rank ever holds a full table (unless its plan says so): the shards are allocated by DistributedModelParallel and
+filled from (seed, table, row, column), so that neither the world size nor the plan shows in the initial values.
+"""
+
+from typing import Any
+
+import torch
+import torchrec.optim
+from torch import nn
+from torch.distributed.optim import _apply_optimizer_in_backward as apply_optimizer_in_backward
+from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, DistributedModelParallel
+from torchrec.distributed.types import ShardingEnv, ShardingPlan
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
+from torchrec.optim.optimizers import in_backward_optimizer_filter
+
+from dist_mtl.config import EmbeddingOptim, OptimConfig, TableConfig
+from dist_mtl.errors import ConfigError, InternalError
+from dist_mtl.model.embedding import fill
+from dist_mtl.parallel.plan import Fabric, Sharder, describe_plan, make_plan, plan_digest
+from dist_mtl.parallel.runtime import Runtime
+
+
+class ShardedModel:
+    """A model at work on this rank: `module` to call, `optimizer` over all of it, `plan` as rows to show.
+
+    Invariant: every parameter has exactly one optimizer. Model-parallel tables are updated inside the backward pass,
+    data-parallel tables and dense weights by `optimizer.step()`.
+    """
+
+    def __init__(self, module: DistributedModelParallel, optimizer: CombinedOptimizer, dense: OptimConfig) -> None:
+        self.module = module
+        self.optimizer = optimizer
+        self.plan = describe_plan(module.plan)
+        self._dense = dense.dense
+        self._warming = [group for key, part in optimizer.optimizers if key == "dense" for group in part.param_groups]
+
+    def warm_up(self, step: int) -> None:
+        """Set the dense learning rate of global step `step` (from 1): linear up to `warmup_steps`, then constant."""
+        share = min(1.0, step / self._dense.warmup_steps) if self._dense.warmup_steps else 1.0
+        for group in self._warming:
+            group["lr"] = self._dense.lr * share
+
+    def state(self) -> dict[str, Any]:
+        """Weights and optimizer states as tensors that share memory with the model: DTensor-like shards and plain ones."""
+        return {"model": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def materialise_states(self) -> None:
+        """Make the lazily made optimizer states exist, so that a load fills them (else they stay out, silently)."""
+        for key, part in self.optimizer.optimizers:
+            if key != "fused":
+                part.init_state()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take the values of a `state()` that was filled from a commit."""
+        self.module.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def shard(
+    model: nn.Module, tables: dict[str, TableConfig], optim: OptimConfig, seed: int, rows_per_rank: int, rt: Runtime
+) -> ShardedModel:
+    """Plan, shard and initialise `model`. Raises ConfigError for what this device or this world can not do."""
+    _check_device(optim.embedding, rt.device)
+    fabric = Fabric(rt.size, rt.world.local_size, rt.device.type, rows_per_rank)
+    plan = rt.all_ranks(lambda: make_plan(model, tables, fabric))
+    _check_agreement(plan, rt)
+    collection = next(m for m in model.modules() if isinstance(m, EmbeddingBagCollection))
+    replicated = {row["table"] for row in describe_plan(plan) if row["sharding"] == "data_parallel"}
+    for name, bag in collection.embedding_bags.items():
+        if name not in replicated:
+            kind, options = _embedding_optimizer(optim.embedding)
+            apply_optimizer_in_backward(kind, [bag.weight], options)
+    module = DistributedModelParallel(
+        model,
+        env=ShardingEnv.from_process_group(rt.group),
+        device=rt.device,
+        plan=plan,
+        sharders=[Sharder()],
+        # TorchRec's default is a static graph: DDP then delays the first step's all-reduce to a hook on the output's
+        # tensors, which it finds in tuples and dicts only. Behind a dataclass the hook is lost, and so, silently, is the
+        # first all-reduce: the ranks' dense weights drift apart for good (measured).
+        data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
+    )
+    _initialise(module, tables, seed)
+    return ShardedModel(module, _optimizers(module, tables, optim), optim)
+
+
+def _optimizers(module: DistributedModelParallel, tables: dict[str, TableConfig], optim: OptimConfig) -> CombinedOptimizer:
+    """The fused optimizer, the same rule for data-parallel tables (TorchRec leaves them untrained), AdamW for the rest."""
+    parts: list[tuple[str, KeyedOptimizer]] = [("fused", module.fused_optimizer)]
+    rest = dict(in_backward_optimizer_filter(module.named_parameters()))
+    replicated = {name: p for name, p in rest.items() if table_name(name) in tables}
+    dense = {name: p for name, p in rest.items() if name not in replicated}
+    if replicated:
+        kind, options = _embedding_optimizer(optim.embedding)
+        parts.append(("replicated", KeyedOptimizerWrapper(replicated, lambda p: kind(p, **options))))
+    decay = optim.dense.weight_decay
+    parts.append(
+        ("dense", KeyedOptimizerWrapper(dense, lambda p: torch.optim.AdamW(p, lr=optim.dense.lr, weight_decay=decay, fused=True)))
+    )
+    untrained = set(dict(module.named_parameters())).difference(*(part.params for _, part in parts))
+    if untrained:
+        raise InternalError(f"no optimizer trains {sorted(untrained)}")
+    return CombinedOptimizer(parts)
+
+
+def table_name(parameter: str) -> str | None:
+    """The table of a parameter's name in a state dict, e.g. `embeddings.collection.embedding_bags.user.weight`."""
+    parts = parameter.split(".")
+    return parts[-2] if len(parts) > 2 and parts[-3] == "embedding_bags" else None
+
+
+@torch.no_grad()
+def _initialise(module: DistributedModelParallel, tables: dict[str, TableConfig], seed: int) -> None:
+    """Fill every shard of every table on this rank, in place."""
+    for name, value in module.state_dict().items():
+        if (table := table_name(name)) is None:
+            continue
+        shards = value.local_shards() if hasattr(value, "local_shards") else None
+        if shards is None:
+            fill(value, seed, table, tables[table].rows)
+            continue
+        for part in shards:
+            first_row, first_column = part.metadata.shard_offsets
+            fill(part.tensor, seed, table, tables[table].rows, first_row, first_column)
+
+
+def _embedding_optimizer(optim: EmbeddingOptim) -> tuple[type[torch.optim.Optimizer], dict[str, float]]:
+    """The optimizer class and a fresh dict of its options (TorchRec keeps and changes the dict it is given)."""
+    match optim.kind:
+        case "rowwise_adagrad":
+            return torchrec.optim.RowWiseAdagrad, {"lr": optim.lr, "eps": optim.eps}
+        case "adagrad":
+            return torch.optim.Adagrad, {"lr": optim.lr, "eps": optim.eps}
+        case "sgd":
+            return torch.optim.SGD, {"lr": optim.lr}
+        case "adam":
+            return torch.optim.Adam, {"lr": optim.lr, "eps": optim.eps}
+        case "partial_rowwise_adam":
+            return torchrec.optim.PartialRowWiseAdam, {"lr": optim.lr, "eps": optim.eps}
+
+
+def _check_device(optim: EmbeddingOptim, device: torch.device) -> None:
+    if device.type == "cpu" and optim.kind in ("adam", "partial_rowwise_adam"):
+        raise ConfigError(
+            f"optim.embedding.kind = '{optim.kind}': FBGEMM has no CPU kernel for the Adam family; use 'rowwise_adagrad', "
+            f"'adagrad' or 'sgd' here, or train on CUDA"
+        )
+
+
+def _check_agreement(plan: ShardingPlan, rt: Runtime) -> None:
+    """Every rank must have made the same plan."""
+    digests = torch.zeros(rt.size, dtype=torch.int64, device=rt.device)
+    digests[rt.rank] = plan_digest(plan)
+    rt.all_reduce(digests)
+    if (digests != digests[0]).any():
+        raise InternalError("ranks made different sharding plans; are torchrec and the configuration the same everywhere?")
