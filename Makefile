@@ -1,0 +1,71 @@
+# One command each for a newcomer, for CI and for daily work. `make` alone lists them.
+#
+#   STACK=cpu|cuda   the lock to install; by default cuda where nvidia-smi works, cpu elsewhere
+#   PYTHON=...       the interpreter that creates .venv; by default the first of python3.11, python3, ... that is >= 3.11
+#   ARGS=...         further arguments of pytest or of the quickstart, e.g. make test ARGS="tests/unit -x"
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+PYTHON ?=
+ARGS   ?=
+ifndef STACK
+STACK := $(shell nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
+endif
+ifeq ($(filter $(STACK),cpu cuda),)
+$(error STACK=$(STACK) is neither cpu nor cuda)
+endif
+LOCK := requirements/$(STACK).txt
+# torchrec names the CUDA wheel of fbgemm, which a CPU machine must not get; on a GPU pip has to add the NVIDIA libraries.
+NO_DEPS := $(if $(filter cpu,$(STACK)),--no-deps)
+# Bytecode is written afterwards on all cores: pip does it on one, and that is half of its time here.
+PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -qq --no-compile
+# The stamp holds the stack that it stands for; another one has to be installed over it.
+OTHER_STACK := $(if $(wildcard $(STAMP)),$(if $(filter $(STACK),$(shell cat $(STAMP))),,stack-changed))
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test check doctor venv clean stack-changed
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s%s\n", $$1, $$2 }' Makefile
+
+quickstart: $(STAMP) ## make sample logs, train on two ranks, evaluate, print the table
+	@PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 \
+		$(BIN)/torchrun --standalone --nproc_per_node 2 launch/train.py configs/quickstart.toml $(ARGS)
+
+test: $(STAMP) ## run every test
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q $(ARGS)
+
+check: $(STAMP) ## lint with ruff
+	@$(BIN)/python -m ruff check .
+
+doctor: $(STAMP) ## say what this machine has and what does not fit together
+	@$(BIN)/python -m dist_mtl doctor
+
+venv: $(STAMP) ## create .venv and install the lock (nothing to do when it is current)
+
+clean: ## remove .venv and caches; runs/ and data/ stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .hypothesis .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@for candidate in $(or $(PYTHON),python3.11 python3 python3.12 python3.13 python3.14); do \
+		if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+			echo "creating $(VENV) with $$candidate"; \
+			"$$candidate" -m venv --clear $(VENV) && exit 0; \
+			echo "$$candidate can not create a virtual environment (on Debian and Ubuntu: apt install python3-venv)" >&2; \
+			rm -rf $(VENV); exit 1; \
+		fi; \
+	done; \
+	echo "dist_mtl needs Python 3.11 or newer; tried: $(or $(PYTHON),python3.11 python3 python3.12 python3.13 python3.14)." >&2; \
+	echo "Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1
+
+$(STAMP): $(LOCK) pyproject.toml $(OTHER_STACK) | $(BIN)/python
+	@rm -f $@
+	@$(if $(OTHER_STACK),$(BIN)/python -m pip uninstall --quiet --yes torch fbgemm-gpu fbgemm-gpu-cpu)
+	@echo "installing $(LOCK) into $(VENV) (cpu: 1.6 GB, about two minutes)"
+	@$(PIP_INSTALL) $(NO_DEPS) -r $(LOCK) || { echo "pip failed; once more" >&2; $(PIP_INSTALL) $(NO_DEPS) -r $(LOCK); }
+	@$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true # torch ships templates that do not parse
+	@$(BIN)/python -m dist_mtl doctor
+	@echo $(STACK) > $@

@@ -1,0 +1,138 @@
+"""`torchx run dist.ddp`: from the words on the command line to the torchrun that torchx starts."""
+
+import shlex
+import socket
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torchx", reason="torchx is an optional extra (launch)")
+
+from torchx.specs.api import AppDef
+from torchx.specs.builders import materialize_appdef
+from torchx.specs.file_linter import validate
+from torchx.specs.finder import get_components
+
+from dist_mtl import torchx_components
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def build(line: str) -> AppDef:
+    """What `torchx run dist.ddp LINE` would start."""
+    return materialize_appdef(torchx_components.ddp, shlex.split(line))
+
+
+def torchrun(app: AppDef) -> list[str]:
+    """The words of the one role's torchrun command."""
+    (role,) = app.roles
+    assert (role.entrypoint, role.args[0]) == ("bash", "-c")
+    return shlex.split(role.args[1])
+
+
+def script_and_arguments(app: AppDef) -> list[str]:
+    words = torchrun(app)
+    return words[words.index("--role") + 2 :]
+
+
+def test_the_literal_command_of_the_readme() -> None:
+    app = build("-j 2x8 launch/train.py")
+    words = torchrun(app)
+    assert words[0] == "torchrun"
+    assert words[words.index("--nnodes") + 1] == "2"
+    assert words[words.index("--nproc_per_node") + 1] == "8"
+    assert script_and_arguments(app) == ["launch/train.py"]
+    assert (app.name, app.roles[0].name, app.roles[0].num_replicas) == ("train", "train", 2)
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("-j 1x2 launch/train.py a.toml --set x=1 y=2", ["launch/train.py", "a.toml", "--set", "x=1", "y=2"]),
+        ("-j 1x2 launch/train.py -- a.toml --set x=1", ["launch/train.py", "a.toml", "--set", "x=1"]),
+        ("-j 1x2 launch/train.py a.toml -- b", ["launch/train.py", "a.toml", "--", "b"]),
+        ("-j 1x2 --script launch/train.py", ["launch/train.py"]),
+        ("-j 1x2 --script launch/train.py a.toml", ["launch/train.py", "a.toml"]),
+        ("-j 1x2 --script launch/train.py -- --set x=1", ["launch/train.py", "--set", "x=1"]),
+        ("-j 1x2 -m launch.train -- --set x=1", ["-m", "launch.train", "--set", "x=1"]),
+        ("-j 1x2 launch/train.py 'a b.toml'", ["launch/train.py", "a b.toml"]),
+    ],
+)
+def test_the_script_and_its_arguments(line: str, words: list[str]) -> None:
+    assert script_and_arguments(build(line)) == words
+
+
+def test_no_script_is_refused_with_an_example() -> None:
+    with pytest.raises(ValueError, match="no script: torchx run dist.ddp -j 2x8 launch/train.py"):
+        build("-j 1x2")
+
+
+def test_script_and_module_together_are_refused() -> None:
+    with pytest.raises(ValueError, match="exactly one"):
+        build("-j 1x2 --script launch/train.py -m launch.train")
+
+
+def test_a_bare_number_is_processes_of_one_node() -> None:
+    words = torchrun(build("-j 8 launch/train.py"))
+    assert words[words.index("--nnodes") + 1] == "1"
+    assert words[words.index("--nproc_per_node") + 1] == "8"
+
+
+def test_an_elastic_job_keeps_its_least_number_of_nodes() -> None:
+    app = build("-j 1:2x4 launch/train.py")
+    assert (app.roles[0].min_replicas, app.roles[0].num_replicas) == (1, 2)
+
+
+def test_resources_retries_and_environment_pass_through() -> None:
+    line = "-j 2x8 --cpu 32 --gpu 8 --memMB 64000 --max_retries 3 --env A=1,B=2 --rdzv_port 29601 launch/train.py"
+    app = build(line)
+    (role,) = app.roles
+    assert (role.resource.cpu, role.resource.gpu, role.resource.memMB) == (32, 8, 64000)
+    assert role.max_retries == 3
+    assert (role.env["A"], role.env["B"]) == ("1", "2")
+    assert torchrun(app)[4].endswith(":29601")
+    assert role.port_map == {"c10d": 29601}
+
+
+def test_workers_can_be_restarted() -> None:
+    key = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+    assert build("-j 1x2 launch/train.py").roles[0].env[key] == "1"
+    assert build("-j 1x2 --env A=1 launch/train.py").roles[0].env[key] == "1"
+    assert build(f"-j 1x2 --env {key}=0 launch/train.py").roles[0].env[key] == "0"
+
+
+def test_the_environment_of_the_caller_is_left_alone() -> None:
+    env = {"A": "1"}
+    torchx_components.ddp("launch/train.py", env=env)
+    assert env == {"A": "1"}
+
+
+def test_a_port_that_another_job_holds_is_passed_over() -> None:
+    with socket.socket() as other:
+        other.bind(("", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert port < torchx_components._free_port(port, 20) < port + 20
+        assert torchx_components._free_port(port, 1) == port  # none is free: torch's own message is the clearer one
+    assert torchx_components._free_port(port, 1) == port
+
+
+def test_torchx_accepts_the_component() -> None:
+    assert validate(torchx_components.__file__, "ddp") == []
+
+
+def test_torchx_finds_ours_and_keeps_its_own() -> None:
+    components = get_components()
+    assert components["dist.ddp"].fn is torchx_components.ddp
+    assert {"dist.spmd", "utils.echo"} <= set(components)
+
+
+def test_the_repository_chooses_the_local_scheduler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from torchx.runner.config import get_config, load
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(ROOT)
+    assert get_config(prefix="cli", name="run", key="scheduler") == "local_cwd"
+    options: dict[str, object] = {}
+    load(scheduler="local_cwd", f=open(ROOT / ".torchxconfig"), cfg=options)
+    assert options["log_dir"] == "runs/torchx"
