@@ -12,7 +12,7 @@ def main() -> None:
     arguments = parser.parse_args()
     from dist_mtl.observe import print_table  # after the arguments: importing torch takes seconds
     from dist_mtl.parallel.world import World
-    from dist_mtl.train import evaluate_run
+    from dist_mtl.evaluate import evaluate_run
 
     evaluation, title = evaluate_run(arguments.run, arguments.data)
     if World.from_env().is_first:

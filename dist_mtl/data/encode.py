@@ -177,6 +177,8 @@ class Encoder:
         if feature.max_length is not None:
             kept, offsets = _truncate(offsets, feature.max_length, feature.keep)
             values, weights = values[kept], None if weights is None else weights[kept]
+        if self.weighted and self.config.tables[self.config.table_of(name)].pooling == "mean":
+            weights = _shares(offsets, weights)
         return Bag(values, np.append(offsets, offsets[-1]), weights)
 
     def _dense(self, name: str, table: pa.Table, where: Where) -> np.ndarray:
@@ -270,3 +272,12 @@ def _truncate(offsets: np.ndarray, longest: int, keep: str) -> tuple[np.ndarray,
     starts = offsets[:-1] if keep == "first" else offsets[1:] - kept
     shorter = np.concatenate([[0], np.cumsum(kept)])
     return np.arange(shorter[-1]) + np.repeat(starts - shorter[:-1], kept), shorter
+
+
+def _shares(offsets: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    """The weights of each list (none: all 1) over their sum, so that a weighted sum is the mean; all 0 stay 0."""
+    lengths = np.diff(offsets)
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    totals = np.bincount(owner, weights, minlength=len(lengths)).astype(np.float64)
+    scale = np.divide(1.0, totals, out=np.zeros_like(totals), where=totals != 0)[owner]
+    return (scale if weights is None else weights * scale).astype(np.float32)

@@ -31,10 +31,9 @@ class MMoEBackbone(nn.Module):
         self.outputs = self.experts.outputs
 
     def forward(self, x_BI: Tensor, noise: Noise | None) -> list[Tensor]:
-        experts_EBO = self.experts(x_BI, noise)
+        experts_BEO = torch.stack(self.experts(x_BI, noise), dim=1)
         gates_BTE = torch.softmax(self.gates(x_BI).view(len(x_BI), self.num_tasks, -1), dim=-1)
-        mixed_BTO = torch.einsum("bte,ebo->bto", gates_BTE, experts_EBO)
-        return list(mixed_BTO.unbind(1))
+        return list(torch.bmm(gates_BTE, experts_BEO).unbind(1))
 
 
 def build_backbone(spec: SharedBottom | MMoE, inputs: int, num_tasks: int, rate: float) -> nn.Module:

@@ -49,33 +49,25 @@ class MLP(nn.Module):
 
     def forward(self, x_BI: Tensor, noise: Noise | None = None) -> Tensor:
         for layer in self.layers:
-            x_BI = dropout(functional.relu(layer(x_BI)), self.rate, noise)
+            x_BI = dropout(functional.relu(layer(x_BI), inplace=True), self.rate, noise)
         return x_BI
 
 
 class ParallelMLP(nn.Module):
-    """E independent MLPs over one input: (B, I) -> (E, B, O).
+    """E independent MLPs over one input: (B, I) -> E tensors (B, O).
 
-    The first layers are one wide GEMM (E narrow ones reach half its FLOP/s on the measured CPU), the others a batched one.
+    Their first layers, where most of the work is, are one wide product; the others work on slices of it in place.
     """
 
     def __init__(self, count: int, inputs: int, widths: Sequence[int], rate: float = 0.0) -> None:
         super().__init__()
-        self.count, self.rate, self.outputs = count, rate, widths[-1]
-        self.first = nn.Linear(inputs, count * widths[0])
-        self.weights = nn.ParameterList(torch.empty(count, i, o) for i, o in pairwise(widths))
-        self.biases = nn.ParameterList(torch.zeros(count, 1, o) for _, o in pairwise(widths))
-        for weight in self.weights:
-            bound = weight.shape[1] ** -0.5  # nn.Linear's own scheme, for every expert
-            nn.init.uniform_(weight, -bound, bound)
+        self.first = MLP(inputs, (count * widths[0],), rate)
+        self.rest = nn.ModuleList(MLP(widths[0], widths[1:], rate) for _ in range(count))
+        self.outputs = widths[-1]
 
-    def forward(self, x_BI: Tensor, noise: Noise | None = None) -> Tensor:
-        wide = dropout(functional.relu(self.first(x_BI)), self.rate, noise)
-        x_EBO = wide.view(len(x_BI), self.count, -1).transpose(0, 1)
-        for weight, bias in zip(self.weights, self.biases, strict=True):
-            x_EBO = functional.relu(torch.baddbmm(bias, x_EBO, weight))
-            x_EBO = dropout(x_EBO.transpose(0, 1), self.rate, noise).transpose(0, 1)
-        return x_EBO
+    def forward(self, x_BI: Tensor, noise: Noise | None = None) -> list[Tensor]:
+        slices = self.first(x_BI, noise).chunk(len(self.rest), dim=1)
+        return [rest(part, noise) for rest, part in zip(self.rest, slices, strict=True)]
 
 
 class Dot(nn.Module):

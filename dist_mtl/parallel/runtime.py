@@ -1,6 +1,7 @@
 """The process group and the device of a rank, from start to end."""
 
 import gc
+import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -84,6 +85,7 @@ class Runtime:
 @contextmanager
 def runtime(config: RunConfig) -> Iterator[Runtime]:
     """Join the process group (gloo on CPU, NCCL on CUDA) and leave it at the end. A world of one needs no launcher."""
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # warns of a call that torchrec makes
     warnings.filterwarnings("ignore", module=r"torchrec|fbgemm_gpu|torch\.distributed")
     world = World.from_env()
     device = _device(config, world)

@@ -101,7 +101,9 @@ def _optimizers(module: DistributedModelParallel, tables: dict[str, TableConfig]
     parts.append(
         ("dense", KeyedOptimizerWrapper(dense, lambda p: torch.optim.AdamW(p, lr=optim.dense.lr, weight_decay=decay, fused=True)))
     )
-    untrained = set(dict(module.named_parameters())).difference(*(part.params for _, part in parts))
+    # A table that lives on another rank is an empty parameter here.
+    held = {name for name, p in module.named_parameters() if p.numel()}
+    untrained = held.difference(*(part.params for _, part in parts))
     if untrained:
         raise InternalError(f"no optimizer trains {sorted(untrained)}")
     return CombinedOptimizer(parts)

@@ -1,0 +1,59 @@
+"""The benchmark's run and its Markdown: rows/s, ratios, and the distance from the machine's floor."""
+
+import argparse
+import statistics
+from pathlib import Path
+
+from dist_mtl.bench.compare import Entry, compare, ratios
+from dist_mtl.bench.floor import measure_floor
+from dist_mtl.bench.shape import Shape
+from dist_mtl.data import manifest
+from dist_mtl.data.synthetic import BenchmarkLogs, write_logs
+
+# (what, faster, slower or equal): the claims, each a ratio of times within a round.
+CLAIMS = (
+    ("loader over step", "loader", "step"),
+    ("end to end over its step alone", "end_to_end", "step"),
+    ("end to end over a bare DMP step", "end_to_end", "bare_dmp"),
+    ("step over a bare DMP step", "step", "bare_dmp"),
+    ("end to end over torch-rechub", "end_to_end", "torch-rechub"),
+    ("step over nn.EmbeddingBag(sparse) + Adagrad", "step", "plain"),
+)
+
+
+def entries_of(cores: int, rechub: bool, only: list[str] | None) -> list[Entry]:
+    """Every contender on one rank with all cores' threads, and the sharded ones on two ranks of half of them."""
+    names = ["loader", "step", "end_to_end", "bare_dmp"]
+    entries = [Entry(name, 1, cores) for name in [*names, "plain", *(["torch-rechub"] if rechub else [])]]
+    entries += [Entry(name, 2, max(1, cores // 2)) for name in names]
+    return [entry for entry in entries if only is None or entry.name in only]
+
+
+def report(entries: list[Entry], options: argparse.Namespace) -> str:
+    """Measure and describe. `options`: rows, rounds, steps, logs, folder, rechub (see launch/bench.py)."""
+    shape = Shape(rows=options.rows)
+    folder = Path(options.folder) / f"{options.rows}"
+    if not (folder / "train" / manifest.NAME).exists():
+        write_logs(BenchmarkLogs(rows_per_table=options.rows), folder / "train", options.logs, "train")
+    found = compare(entries, shape, str(folder), options.rounds, options.steps, options.rechub)
+    lines = [f"{shape.ids} tables x {shape.rows:,} rows x {shape.dim}, {shape.dense} dense, batch {shape.batch:,}", ""]
+    lines += ["| contender | ms/step | rows/s |", "|---|---|---|"]
+    for entry, seconds in found.items():
+        middle = statistics.median(seconds)
+        lines.append(f"| {entry.label} | {1e3 * middle:.1f} | {shape.batch / middle:,.0f} |")
+    lines += ["", "| times as fast as | ranks | median | quartiles |", "|---|---|---|---|"]
+    for what, ours, theirs in CLAIMS:
+        for ranks in (1, 2):
+            mine = next((s for e, s in found.items() if e.name == ours and e.ranks == ranks), None)
+            other = next((s for e, s in found.items() if e.name == theirs and e.ranks == ranks), None)
+            if mine and other:
+                low, middle, high = ratios(other, mine)
+                lines.append(f"| {what} | {ranks} | {middle:.2f} | {low:.2f} to {high:.2f} |")
+    floor = measure_floor(shape)
+    lines += [
+        "",
+        f"Floor with {floor.threads} thread(s): {floor.gemm_flops / 1e9:.0f} GFLOP/s in the widest product, "
+        f"{floor.row_seconds * 1e9:.0f} ns a random row; {shape.flops_per_step / 1e9:.1f} GFLOP and "
+        f"{shape.batch * shape.ids:,} rows a step: at least {1e3 * floor.step_seconds:.0f} ms.",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,184 @@
+"""MovieLens-100K as impressions: a rating is a click, five stars are a conversion, non-clicks are sampled.
+
+Two inputs: `ml100k_mtl_derived.csv.gz`, where the impressions have been sampled before, or the raw files
+`ml-100k.{inter,item,user}` (RecBole's layout: tab-separated, a header of `name:type`). GroupLens allows no
+redistribution, so neither belongs into a repository.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+from dist_mtl.data import draws, manifest
+from dist_mtl.data.hashing import random_bits
+from dist_mtl.data.writer import write_dataset
+from dist_mtl.errors import DataError
+
+DERIVED = "ml100k_mtl_derived.csv.gz"
+NEGATIVES = 9  # non-clicks per click: CTR 10 %
+POPULARITY_POWER = 0.75  # of an item's number of ratings; word2vec's choice, between uniform and proportional
+LIKED = 5  # stars that count as a conversion: 21 % of the ratings
+TEST_SHARE = 0.2
+REDRAWS = 100  # of sampled non-clicks that the user did rate; what is left then is dropped
+INTEGERS = ("user_id", "item_id", "ts", "click", "conversion", "age", "year", "hour", "dow")
+NAMES = {"ts": "time", "dow": "weekday", "zip2": "zip"}
+
+
+def convert(source: str | Path, out: str | Path, seed: int = 7) -> tuple[manifest.Manifest, manifest.Manifest]:
+    """Write OUT/train and OUT/test: the last fifth of each user's rows, in order of time, is the test split.
+
+    Columns: user_id, item_id, time (s, UTC), click, conversion, age, gender, occupation, year (0: unknown),
+    genres (list<string>), hour, weekday (Monday 0), zip (its first two characters). `seed` decides the sampled
+    non-clicks of the raw files. Raises DataError: no input, an unexpected column, OUT/train or OUT/test exists.
+    """
+    source = Path(source)
+    table = read_derived(source / DERIVED) if (source / DERIVED).exists() else read_raw(source, seed)
+    late = last_rows(table.column("user_id").to_numpy(), table.column("time").to_numpy(), TEST_SHARE)
+    train, test = table.filter(pa.array(~late)), table.filter(pa.array(late))
+    return write_dataset(Path(out) / "train", [train]), write_dataset(Path(out) / "test", [test])
+
+
+def last_rows(users: np.ndarray, times: np.ndarray, share: float) -> np.ndarray:
+    """Which rows are among the last `share` of their user's rows by time; equal times keep their order."""
+    order = np.lexsort((np.arange(len(users)), times, users))
+    ordered = users[order]
+    start = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])) if len(users) else np.zeros(0, np.int64)
+    count = np.diff(np.append(start, len(users)))
+    place = np.arange(len(users)) - np.repeat(start, count)
+    late = np.empty(len(users), bool)
+    late[order] = place >= np.repeat(np.ceil((1 - share) * count - 1e-9), count)
+    return late
+
+
+def read_derived(path: Path) -> pa.Table:
+    """The derived impressions, with our names and types."""
+    types = {name: pa.int64() for name in INTEGERS} | {"zip2": pa.string(), "genres": pa.string()}
+    table = _read_csv(path, ",", types)
+    _need(path, table, (*INTEGERS, "gender", "occupation", "genres", "zip2"))
+    return _finish(table, "|")
+
+
+def read_raw(source: Path, seed: int) -> pa.Table:
+    """Impressions from the raw ratings: every rating, and NEGATIVES items a rating that its user never rated."""
+    ratings = _read_recbole(source / "ml-100k.inter", ("user_id", "item_id", "rating", "timestamp"))
+    items = _read_recbole(source / "ml-100k.item", ("item_id", "release_year", "class"))
+    users = _read_recbole(source / "ml-100k.user", ("user_id", "age", "gender", "occupation", "zip_code"))
+    user, item = _integers(ratings, "user_id"), _integers(ratings, "item_id")
+    stars, time = _integers(ratings, "rating"), _integers(ratings, "timestamp")
+    owner, sampled = sample_non_clicks(user, item, seed)
+    click = np.append(np.ones(len(user), np.int64), np.zeros(len(owner), np.int64))
+    owner, item = np.append(np.arange(len(user)), owner), np.append(item, sampled)
+    # A click and its non-clicks share user and time; ordered by item, so that the click's place says nothing.
+    order = np.lexsort((item, owner, user[owner], time[owner]))
+    owner, item, click = owner[order], item[order], click[order]
+    when = time[owner]
+    of_user = _rows_of(users, "user_id", user[owner])
+    of_item = _rows_of(items, "item_id", item)
+    table = pa.table(
+        {
+            "user_id": user[owner],
+            "item_id": item,
+            "ts": when,
+            "click": click,
+            "conversion": click * (stars[owner] == LIKED),
+            "age": _integers(users, "age")[of_user],
+            "gender": users.column("gender").take(of_user),
+            "occupation": users.column("occupation").take(of_user),
+            "year": _years(items)[of_item],
+            "genres": items.column("class").take(of_item),
+            "hour": when // 3600 % 24,
+            "dow": (when // 86_400 + 3) % 7,  # 1970-01-01 was a Thursday
+            "zip2": pc.utf8_slice_codeunits(users.column("zip_code").take(of_user), 0, 2),
+        }
+    )
+    return _finish(table, " ")
+
+
+def sample_non_clicks(user: np.ndarray, item: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(place of the rating, sampled item): NEGATIVES a rating, by popularity, never an item that the user rated."""
+    known, ratings = np.unique(item, return_counts=True)
+    edges = np.cumsum(ratings**POPULARITY_POWER)
+    width = int(known.max()) + 1
+    rated = np.unique(user * width + item)
+    owner = np.repeat(np.arange(len(user)), NEGATIVES)
+    sampled = np.full(len(owner), -1, np.int64)
+    missing = np.arange(len(owner))
+    for attempt in range(REDRAWS):
+        u = draws.uniform(random_bits(len(missing), seed, "movielens", attempt))
+        drawn = known[np.minimum(np.searchsorted(edges, u * edges[-1], side="right"), len(known) - 1)]
+        free = ~np.isin(user[owner[missing]] * width + drawn, rated)
+        sampled[missing[free]] = drawn[free]
+        missing = missing[~free]
+        if not len(missing):
+            break
+    return owner[sampled >= 0], sampled[sampled >= 0]
+
+
+def _finish(table: pa.Table, separator: str) -> pa.Table:
+    """Our names, genres as lists, labels as int8; a row without a genre has an empty list."""
+    genres = pc.split_pattern(table.column("genres"), separator).combine_chunks()
+    empty = pc.equal(table.column("genres"), "").combine_chunks()
+    lists = pc.if_else(empty, pa.scalar([], genres.type), genres)
+    table = table.set_column(table.schema.get_field_index("genres"), "genres", lists)
+    for label in ("click", "conversion"):
+        table = table.set_column(table.schema.get_field_index(label), label, table.column(label).cast(pa.int8()))
+    return table.rename_columns([NAMES.get(name, name) for name in table.column_names])
+
+
+def _read_csv(path: Path, delimiter: str, types: dict[str, pa.DataType] | None = None, quoted: bool = True) -> pa.Table:
+    try:
+        return pa.csv.read_csv(
+            path,
+            parse_options=pa.csv.ParseOptions(delimiter=delimiter, quote_char='"' if quoted else False),
+            convert_options=pa.csv.ConvertOptions(column_types=types or {}),
+        )
+    except FileNotFoundError:
+        raise DataError(
+            f"{path}: there is no such file; SRC is a folder with {DERIVED}, or with ml-100k.inter, .item and .user"
+        ) from None
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def _read_recbole(path: Path, columns: tuple[str, ...]) -> pa.Table:
+    """A file of RecBole's layout, all columns as text, without the types in their names."""
+    try:
+        with path.open() as stream:
+            header = stream.readline().rstrip("\n").split("\t")
+    except OSError:
+        header = []  # _read_csv says what is wrong
+    table = _read_csv(path, "\t", {name: pa.string() for name in header}, quoted=False)
+    table = table.rename_columns([name.partition(":")[0] for name in table.column_names])
+    _need(path, table, columns)
+    return table
+
+
+def _need(path: Path, table: pa.Table, columns: tuple[str, ...]) -> None:
+    if absent := [name for name in columns if name not in table.column_names]:
+        raise DataError(f"{path}: there is no column {', '.join(absent)}; it has {', '.join(table.column_names)}")
+
+
+def _integers(table: pa.Table, name: str) -> np.ndarray:
+    try:
+        return pc.cast(table.column(name).cast(pa.float64()), pa.int64()).to_numpy()
+    except pa.ArrowInvalid as error:
+        raise DataError(f"MovieLens column `{name}`: {error}") from None
+
+
+def _years(items: pa.Table) -> np.ndarray:
+    """The release year; 0 where it is not a number (one film of the set)."""
+    text = items.column("release_year")
+    return pc.if_else(pc.match_substring_regex(text, r"^\d{4}$"), text, "0").cast(pa.int64()).to_numpy()
+
+
+def _rows_of(table: pa.Table, name: str, wanted: np.ndarray) -> np.ndarray:
+    """The row of `table` whose `name` is wanted[i]; DataError where there is none."""
+    ids = _integers(table, name)
+    order = np.argsort(ids, kind="stable")
+    place = order[np.minimum(np.searchsorted(ids[order], wanted), len(ids) - 1)]
+    if (bad := ids[place] != wanted).any():
+        raise DataError(f"MovieLens: {name} {wanted[bad][0]} has a rating, but no line in its own file")
+    return place
