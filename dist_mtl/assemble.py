@@ -7,7 +7,7 @@ from dist_mtl.data.loader import Dataset
 from dist_mtl.errors import ConfigError
 from dist_mtl.model.mtl import MultiTaskModel
 from dist_mtl.parallel.runtime import Runtime
-from dist_mtl.parallel.shard import ShardedModel, shard
+from dist_mtl.parallel.shard import Schedule, ShardedModel, shard
 from dist_mtl.parallel.world import World
 
 
@@ -28,7 +28,8 @@ def open_dataset(folder: str, config: Config, shuffle: bool, rt: Runtime) -> Dat
     return dataset
 
 
-def build(config: Config, rt: Runtime) -> ShardedModel:
-    """The model of a configuration, sharded over the ranks, with initial weights that do not depend on them."""
+def build(config: Config, rt: Runtime, steps: int = 1) -> ShardedModel:
+    """The model of a configuration for a run of `steps` steps, sharded, with initial weights that ignore the ranks."""
     model = MultiTaskModel(config, table_device=torch.device("meta"))
-    return shard(model, config.all_tables, config.optim, config.seed, config.train.global_batch // rt.size, rt)
+    rows_per_rank = config.train.global_batch // rt.size
+    return shard(model, config.all_tables, Schedule(config.optim, steps), config.seed, rows_per_rank, rt)

@@ -190,6 +190,9 @@ class DenseOptim(Section):
 
 
 class OptimConfig(Section):
+    """Both optimizers; `decay` takes both learning rates to zero over the run, or leaves them constant."""
+
+    decay: Literal["none", "linear", "cosine"] = "none"
     embedding: EmbeddingOptim = EmbeddingOptim()
     dense: DenseOptim = DenseOptim()
 

@@ -37,7 +37,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     except OSError as error:
         siblings = [str(p) for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
         raise ConfigError(f"{path}: {error.strerror}. {nearest(str(path), siblings)}".strip()) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, or an integer of more than 4,300 digits
         raise ConfigError(f"{path}: not TOML: {error}") from None
 
 
@@ -63,7 +63,7 @@ def _override(tree: dict[str, Any], text: str) -> dict[str, Any]:
         raise ConfigError(f"--set={text}: write it as --set=section.key=value")
     try:
         value = tomllib.loads(f"value = {raw}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # see read_toml
         value = raw
     root = node = dict(tree)
     for key in keys[:-1]:

@@ -57,6 +57,11 @@ def _sharding(config: "Config") -> Iterator[str]:
                 f"tables.{name}: {table.sharding} would change the maths of {kind}, whose state is one number a row; "
                 f"use optim.embedding.kind = 'adagrad' or 'sgd', or another sharding"
             )
+        if table.sharding == "data_parallel" and kind in ("adam", "partial_rowwise_adam"):
+            yield (
+                f"tables.{name}: data_parallel would change the maths of {kind}: the fused kernel moves only the rows that "
+                f"a step looks up, a dense one all rows; use another sharding, or 'rowwise_adagrad', 'adagrad' or 'sgd'"
+            )
         if table.sharding in ("column_wise", "grid") and table.dim % 8:
             yield f"tables.{name}: {table.sharding} needs a dim that is a multiple of 8 (two shards of a multiple of 4)"
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
+from dist_mtl.errors import ConfigError
 from dist_mtl.evaluate import Evaluation
 
 STREAM = "events.jsonl"
@@ -27,8 +28,11 @@ class Observer:
         self._task: TaskID | None = None
         self._stream = None
         if speaking:
-            Path(run_dir).mkdir(parents=True, exist_ok=True)
-            self._stream = (Path(run_dir) / STREAM).open("a")
+            try:
+                Path(run_dir).mkdir(parents=True, exist_ok=True)
+                self._stream = (Path(run_dir) / STREAM).open("a")
+            except OSError as error:
+                raise ConfigError(f"run.dir = '{run_dir}': {error.strerror}; choose a folder to write to") from None
 
     def event(self, name: str, **fields: Any) -> None:
         """Record an event and render its line, if it has one."""

@@ -32,8 +32,9 @@ def train(config: Config) -> Evaluation | None:
     check_world(config)
     with runtime(config.run) as rt, observing(config, rt) as observer:
         dataset = open_train(config, rt, observer)
+        test = config.data.test and open_dataset(config.data.test, config, False, rt)  # now: a mistake must not wait
         steps = num_steps(config, dataset)
-        model = build(config, rt)
+        model = build(config, rt, steps)
         step = resume(model, config, dataset, rt, observer)
         objective = TaskObjective.of(config.model, len(config.data.labels))
         pace = Pace(config, rt, observer, steps, step)
@@ -45,7 +46,7 @@ def train(config: Config) -> Evaluation | None:
                 if outcome.step % config.train.checkpoint_every == 0 or outcome.step == steps:
                     save(model, outcome.step, config, dataset, rt, observer)
         pace.finish()
-        evaluation = evaluate_test(model, config, rt)
+        evaluation = evaluate(model, test, config, rt) if test else None
         if evaluation is not None:
             observer.event("evaluation", step=steps, tasks={k: asdict(m) for k, m in evaluation.tasks.items()})
     return evaluation
@@ -54,7 +55,7 @@ def train(config: Config) -> Evaluation | None:
 @contextmanager
 def observing(config: Config, rt: Runtime) -> Iterator[Observer]:
     """The observer of a run; it speaks on the first rank."""
-    observer = Observer(config.run.dir, speaking=rt.world.is_first)
+    observer = rt.all_ranks(lambda: Observer(config.run.dir, speaking=rt.world.is_first))
     try:
         yield observer
     finally:
@@ -103,13 +104,6 @@ def save(
     started = time.monotonic()
     folder = store.save(model, step, config, dataset.manifest.digest, rt)
     observer.event("commit", step=step, seconds=time.monotonic() - started, folder=str(folder))
-
-
-def evaluate_test(model: ShardedModel, config: Config, rt: Runtime) -> Evaluation | None:
-    """Evaluate `data.test`, if the configuration names one."""
-    if config.data.test is None:
-        return None
-    return evaluate(model, open_dataset(config.data.test, config, False, rt), config, rt)
 
 
 class Pace:

@@ -5,6 +5,7 @@ probabilities, which no model can be expected to beat.
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -14,19 +15,19 @@ from rich.table import Table
 from dist_mtl.cli import run
 from dist_mtl.config import SampleLogs
 from dist_mtl.data.manifest import Manifest
-from dist_mtl.data.synthetic import BenchmarkLogs, write_logs
+from dist_mtl.data.synthetic import BenchmarkLogs, Split, write_logs
 from dist_mtl.errors import ConfigError
 
 
 def main() -> None:
     arguments = parser().parse_args()
     spec = spec_of(arguments)
-    made: dict[str, Manifest] = {}
+    sizes: dict[Split, int] = {"train": arguments.rows, "test": arguments.test_rows}
+    made: dict[Split, Manifest] = {}
     with Progress(console=Console(stderr=True)) as bars:
-        for split, rows in (("train", arguments.rows), ("test", arguments.test_rows)):
-            bar = bars.add_task(split, total=rows)
-            folder = Path(arguments.out) / split
-            made[split] = write_logs(spec, folder, rows, split, lambda count, bar=bar: bars.advance(bar, count))
+        for split, rows in sizes.items():
+            on_rows = partial(bars.advance, bars.add_task(split, total=rows))
+            made[split] = write_logs(spec, Path(arguments.out) / split, rows, split, on_rows)
     print_ceiling(arguments.out, made)
 
 
@@ -77,7 +78,7 @@ def spec_of(arguments: argparse.Namespace) -> SampleLogs | BenchmarkLogs:
         raise ConfigError(str(error)) from None
 
 
-def print_ceiling(out: str, made: dict[str, Manifest]) -> None:
+def print_ceiling(out: str, made: dict[Split, Manifest]) -> None:
     """The table of ceilings on stdout."""
     table = Table(title=f"{out}: AUC of the true probabilities", title_justify="left", title_style="bold")
     for column in ("split", "rows", "CTR", "CVR", "CTCVR"):

@@ -4,7 +4,7 @@ After this file an id is a row of its table, whatever the sharding plan: FBGEMM 
 to row 0, and a row-wise plan a negative one to a row of another shard, both silently (measured).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,13 +68,15 @@ class Encoder:
     def check_schema(self, schema: pa.Schema, source: str) -> None:
         """Raise DataError for every column that is missing or has a type that its feature can not use."""
         problems = []
-        for name, wanted in self._wanted().items():
+        for name, words, fits in self._wanted():
             if name not in schema.names:
                 problems.append(f"{source}: there is no column `{name}`. {nearest(name, schema.names)}".rstrip())
-            elif not wanted[1](schema.field(name).type):
-                problems.append(f"{source}: column `{name}` is {schema.field(name).type}, but {wanted[0]}")
+            elif schema.names.count(name) > 1:
+                problems.append(f"{source}: there are {schema.names.count(name)} columns `{name}`")
+            elif not fits(schema.field(name).type):
+                problems.append(f"{source}: column `{name}` is {schema.field(name).type}, but {words}")
         if problems:
-            raise DataError("\n".join(problems))
+            raise DataError("\n".join(dict.fromkeys(problems)))
 
     def encode(self, table: pa.Table, where: Where) -> Rows:
         """Encode `table`. Raises DataError, with the place from `where`, for the first row that breaks a rule."""
@@ -96,32 +98,29 @@ class Encoder:
         weight[dropped] = 0
         return Rows(singles, bags, dense, labels, weight, dropped, clamped)
 
-    def _wanted(self) -> dict[str, tuple[str, Callable[[pa.DataType], bool]]]:
-        """Column -> what it must be, in words and as a test."""
-        features, wanted = self.config.features, {}
+    def _wanted(self) -> Iterator[tuple[str, str, Callable[[pa.DataType], bool]]]:
+        """Every use of a column: its name, and what it must be in words and as a test."""
+        features = self.config.features
         for name in (*self.singles, *self.bags, *self.dense):
             feature = features[name]
             column = feature.column or name
             match feature:
                 case IdFeature(policy="hash"):
-                    wanted[column] = (f"features.{name} needs integers or strings", _is_id)
+                    yield column, f"features.{name} needs integers or strings", _is_id
                 case IdFeature():
-                    wanted[column] = (f"features.{name} with policy `{feature.policy}` needs integers", pa.types.is_integer)
+                    yield column, f"features.{name} with policy `{feature.policy}` needs integers", pa.types.is_integer
                 case BagFeature():
                     inner = _is_id if feature.policy == "hash" else pa.types.is_integer
-                    wanted[column] = (f"features.{name} needs a list of ids", lambda t, i=inner: _is_list(t, i))
+                    yield column, f"features.{name} needs a list of ids", lambda t, i=inner: _is_list(t, i)
                     if feature.weights:
-                        wanted[feature.weights] = (
-                            f"the weights of features.{name} need a list of numbers",
-                            lambda t: _is_list(t, _is_number),
-                        )
+                        words = f"the weights of features.{name} need a list of numbers"
+                        yield feature.weights, words, lambda t: _is_list(t, _is_number)
                 case _:
-                    wanted[column] = (f"features.{name} needs numbers", _is_number)
+                    yield column, f"features.{name} needs numbers", _is_number
         for label in self.config.data.labels:
-            wanted[label] = ("a label needs 0/1 numbers or booleans", lambda t: _is_number(t) or pa.types.is_boolean(t))
+            yield label, "a label needs 0/1 numbers or booleans", lambda t: _is_number(t) or pa.types.is_boolean(t)
         if weight := self.config.data.weight:
-            wanted[weight] = ("data.weight needs numbers", _is_number)
-        return wanted
+            yield weight, "data.weight needs numbers", _is_number
 
     def _single(self, name: str, table: pa.Table, clamped: np.ndarray, where: Where) -> np.ndarray:
         feature = self.config.features[name]
@@ -131,7 +130,7 @@ class Encoder:
             buckets = np.searchsorted(np.asarray(feature.boundaries), numbers, side="right")
             return np.where(np.isnan(numbers), NO_ID, buckets)
         array = table.column(column).combine_chunks()
-        rows, moved = self._map(name, _ids(array), where)
+        rows, moved = self._map(name, _ids(array, feature.policy), where)
         if moved is not None:
             clamped += moved
         if array.null_count:
@@ -162,14 +161,14 @@ class Encoder:
         if array.null_count:
             bad = array.is_null().to_numpy(zero_copy_only=False)
             _refuse(bad, lambda i: where(int(owner[i])), f"features.{name}: a null inside the list")
-        ids = _ids(array)
+        ids = _ids(array, feature.policy)
         weights = None
         if feature.weights:
             raw, weight_offsets = _lists(table, feature.weights)
             _refuse(
                 np.diff(weight_offsets) != np.diff(offsets), where, f"`{feature.weights}` is not as long as features.{name}"
             )
-            weights = raw.cast(pa.float32()).to_numpy(zero_copy_only=False)
+            weights = raw.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False)
             _refuse(~np.isfinite(weights), lambda i: where(int(owner[i])), f"`{feature.weights}` is null or not finite")
         values, moved = self._map(name, ids, lambda i: where(int(owner[i])))
         if moved is not None:
@@ -185,10 +184,12 @@ class Encoder:
         feature: Any = self.config.features[name]
         numbers = _numbers(table, feature.column or name, where, null=np.nan)
         missing = np.isnan(numbers)
-        _refuse(np.isinf(numbers), where, f"features.{name} is infinite")
         if feature.log:
             numbers = np.sign(numbers) * np.log1p(np.abs(numbers))
-        return np.where(missing, feature.fill, (numbers - feature.mean) / feature.std).astype(np.float32)
+        with np.errstate(over="ignore"):
+            values = np.where(missing, feature.fill, (numbers - feature.mean) / feature.std).astype(np.float32)
+        _refuse(~np.isfinite(values), where, f"features.{name} is infinite or beyond the range of float32")
+        return values
 
     def _labels(self, table: pa.Table, where: Where) -> tuple[np.ndarray, np.ndarray]:
         """Labels as float32 and the rows to drop because a later label is set where an earlier one is not."""
@@ -233,8 +234,8 @@ def _is_list(kind: pa.DataType, inner: Callable[[pa.DataType], bool]) -> bool:
     return lists and inner(kind.value_type)
 
 
-def _ids(array: pa.Array) -> np.ndarray:
-    """Integers or strings -> int64 (uint64 wraps: an id is a name, not a number). Nulls give any value."""
+def _ids(array: pa.Array, policy: str) -> np.ndarray:
+    """Integers or strings -> int64; nulls give any value. uint64 wraps under `hash`, where an id is a name, else saturates."""
     if pa.types.is_dictionary(array.type):
         array = array.dictionary_decode()
     if _is_string(array.type):
@@ -244,7 +245,10 @@ def _ids(array: pa.Array) -> np.ndarray:
         return hash_strings(np.frombuffer(data or b"", np.uint8), bounds)
     if array.null_count:
         array = array.fill_null(0)
-    return array.to_numpy(zero_copy_only=False).astype(np.int64, copy=False)
+    ids = array.to_numpy(zero_copy_only=False)
+    if ids.dtype == np.uint64 and policy != "hash":
+        ids = np.minimum(ids, np.uint64(2**63 - 1))
+    return ids.astype(np.int64, copy=False)
 
 
 def _numbers(table: pa.Table, column: str, where: Where, null: float | None) -> np.ndarray:

@@ -6,6 +6,7 @@ every file, the schema, and for synthetic logs the ceiling (the AUC of the true 
 
 import hashlib
 import json
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -88,8 +89,12 @@ def read(folder: str | Path) -> Manifest:
             f"{path}: there is no such file. A dataset is a folder of Parquet files with a manifest; "
             f"make one with `python launch/convert.py manifest {folder}`"
         ) from None
-    except (ValidationError, OSError) as error:
-        raise DataError(f"{path}: not a manifest: {str(error).splitlines()[0]}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise DataError(f"{path}: not a manifest: {place}{': ' if place else ''}{first['msg']}") from None
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from None
     if manifest.version > VERSION:
         raise DataError(f"{path}: format version {manifest.version}; this program knows {VERSION}. Upgrade dist_mtl")
     for file in manifest.files:
@@ -98,6 +103,9 @@ def read(folder: str | Path) -> Manifest:
             raise DataError(f"{path}: path {file.path[:80]!r} is not below the dataset's folder")
         if any(rows < 0 for rows in file.row_groups):
             raise DataError(f"{path}: {file.path} claims a negative number of rows")
+    listed = Counter(str(PurePosixPath(file.path)) for file in manifest.files)
+    if twice := [name for name, count in listed.items() if count > 1]:
+        raise DataError(f"{path}: lists {twice[0]} more than once; its rows would be trained twice")
     if manifest.num_rows == 0:
         raise DataError(f"{path}: the dataset is empty (0 rows)")
     return manifest

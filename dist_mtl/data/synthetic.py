@@ -48,8 +48,8 @@ def generate(spec: SampleLogs | BenchmarkLogs, num_rows: int, split: Split, firs
     for index in range(first_row // SHARD_ROWS, -(-stop // SHARD_ROWS)):
         start = index * SHARD_ROWS
         first, last = max(first_row - start, 0), min(stop - start, SHARD_ROWS)
-        make = _shop_shard if isinstance(spec, SampleLogs) else _benchmark_shard
-        yield make(spec, split, index).slice(first, last - first)
+        table = _shop_shard(spec, split, index) if isinstance(spec, SampleLogs) else _wide_shard(spec, split, index)
+        yield table.slice(first, last - first)
 
 
 def write_logs(
@@ -78,7 +78,11 @@ def write_sample(spec: SampleLogs, train_dir: str | Path, test_dir: str | Path |
 
     The test split comes first: whoever sees the train folder may rely on both.
     """
-    for folder, rows, split in ((test_dir, spec.test_rows, "test"), (train_dir, spec.train_rows, "train")):
+    splits: tuple[tuple[str | Path | None, int, Split], ...] = (
+        (test_dir, spec.test_rows, "test"),
+        (train_dir, spec.train_rows, "train"),
+    )
+    for folder, rows, split in splits:
         if folder is None or (Path(folder) / manifest.NAME).exists():
             continue
         try:
@@ -148,17 +152,15 @@ def _labels(ctr: np.ndarray, ctcvr: np.ndarray, seed: int, split: str, index: in
     return {name: pa.array(values) for name, values in columns.items()}
 
 
-def _benchmark_shard(spec: BenchmarkLogs, split: Split, index: int) -> pa.Table:
-    columns, click, purchase = _benchmark_rows(spec, split, index)
-    click_bias, purchase_bias = _benchmark_biases(spec)
+def _wide_shard(spec: BenchmarkLogs, split: Split, index: int) -> pa.Table:
+    columns, click, purchase = _wide_rows(spec, split, index)
+    click_bias, purchase_bias = _wide_biases(spec)
     ctr = sigmoid(click_bias + click)
     labels = _labels(ctr, ctr * sigmoid(purchase_bias + purchase), spec.seed, split, index)
     return pa.table({name: pa.array(values) for name, values in columns.items()} | labels)
 
 
-def _benchmark_rows(
-    spec: BenchmarkLogs, split: str, index: int
-) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+def _wide_rows(spec: BenchmarkLogs, split: str, index: int) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
     """(columns, click logit, purchase logit): the first three ids and four dense columns decide the labels."""
     columns: dict[str, np.ndarray] = {}
     for k in range(spec.ids):
@@ -177,8 +179,8 @@ def _benchmark_rows(
 
 
 @lru_cache(maxsize=4)
-def _benchmark_biases(spec: BenchmarkLogs) -> tuple[float, float]:
-    _, click, purchase = _benchmark_rows(spec, "calibration", 0)
+def _wide_biases(spec: BenchmarkLogs) -> tuple[float, float]:
+    _, click, purchase = _wide_rows(spec, "calibration", 0)
     click_bias = solve(lambda b: float(sigmoid(b + click).mean()), spec.ctr)
     ctr = sigmoid(click_bias + click)
     return click_bias, solve(lambda b: float((ctr * sigmoid(b + purchase)).mean()), spec.ctr * spec.cvr)

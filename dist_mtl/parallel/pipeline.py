@@ -36,7 +36,7 @@ def train_step(model: ShardedModel, objective: Objective, batch: Batch, rt: Runt
     batch = batch.to(rt.device)
     weights_BT = objective.row_weights(batch)
     totals_T = rt.all_reduce(weights_BT.sum(dim=0, dtype=torch.float64))
-    model.warm_up(batch.step)
+    model.set_rates(batch.step)
     model.optimizer.zero_grad()  # also hands a changed learning rate to the fused kernel
     outputs = model.module(batch)
     losses_T = objective.losses(outputs, batch, weights_BT, totals_T.float())

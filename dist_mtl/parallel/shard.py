@@ -4,6 +4,8 @@ No rank ever holds a full table (unless its plan says so): the shards are alloca
 filled from (seed, table, row, column), so that neither the world size nor the plan shows in the initial values.
 """
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,6 +25,27 @@ from dist_mtl.parallel.plan import Fabric, Sharder, describe_plan, make_plan, pl
 from dist_mtl.parallel.runtime import Runtime
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rates over a run of `steps` steps, as factors of the configured ones: a function of the step alone."""
+
+    optim: OptimConfig
+    steps: int
+
+    def factor(self, step: int, is_dense: bool) -> float:
+        """Dense weights warm up linearly; both kinds decay to (almost) zero at the last step, if they are to."""
+        warm_up = self.optim.dense.warmup_steps if is_dense else 0
+        factor = min(1.0, step / warm_up) if warm_up else 1.0
+        done = (step - 1) / self.steps
+        match self.optim.decay:
+            case "linear":
+                return factor * (1 - done)
+            case "cosine":
+                return factor * (1 + math.cos(math.pi * done)) / 2
+            case "none":
+                return factor
+
+
 class ShardedModel:
     """A model at work on this rank: `module` to call, `optimizer` over all of it, `plan` as rows to show.
 
@@ -30,18 +53,19 @@ class ShardedModel:
     data-parallel tables and dense weights by `optimizer.step()`.
     """
 
-    def __init__(self, module: DistributedModelParallel, optimizer: CombinedOptimizer, dense: OptimConfig) -> None:
+    def __init__(self, module: DistributedModelParallel, optimizer: CombinedOptimizer, schedule: Schedule) -> None:
         self.module = module
         self.optimizer = optimizer
         self.plan = describe_plan(module.plan)
-        self._dense = dense.dense
-        self._warming = [group for key, part in optimizer.optimizers if key == "dense" for group in part.param_groups]
+        self._schedule = schedule
+        self._rates = [
+            (group, group["lr"], key == "dense") for key, part in optimizer.optimizers for group in part.param_groups
+        ]
 
-    def warm_up(self, step: int) -> None:
-        """Set the dense learning rate of global step `step` (from 1): linear up to `warmup_steps`, then constant."""
-        share = min(1.0, step / self._dense.warmup_steps) if self._dense.warmup_steps else 1.0
-        for group in self._warming:
-            group["lr"] = self._dense.lr * share
+    def set_rates(self, step: int) -> None:
+        """Set every learning rate for global step `step` (from 1). The fused kernel takes it at the next `zero_grad`."""
+        for group, base, is_dense in self._rates:
+            group["lr"] = base * self._schedule.factor(step, is_dense)
 
     def state(self) -> dict[str, Any]:
         """Weights and optimizer states as tensors that share memory with the model: DTensor-like shards and plain ones."""
@@ -60,9 +84,10 @@ class ShardedModel:
 
 
 def shard(
-    model: nn.Module, tables: dict[str, TableConfig], optim: OptimConfig, seed: int, rows_per_rank: int, rt: Runtime
+    model: nn.Module, tables: dict[str, TableConfig], schedule: Schedule, seed: int, rows_per_rank: int, rt: Runtime
 ) -> ShardedModel:
     """Plan, shard and initialise `model`. Raises ConfigError for what this device or this world can not do."""
+    optim = schedule.optim
     _check_device(optim.embedding, rt.device)
     fabric = Fabric(rt.size, rt.world.local_size, rt.device.type, rows_per_rank)
     plan = rt.all_ranks(lambda: make_plan(model, tables, fabric))
@@ -85,7 +110,7 @@ def shard(
         data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
     )
     _initialise(module, tables, seed)
-    return ShardedModel(module, _optimizers(module, tables, optim), optim)
+    return ShardedModel(module, _optimizers(module, tables, optim), schedule)
 
 
 def _optimizers(module: DistributedModelParallel, tables: dict[str, TableConfig], optim: OptimConfig) -> CombinedOptimizer:

@@ -1,0 +1,180 @@
+"""What is not on the list does not exist; what is on it is there, unchanged, or the run does not start."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dist_mtl.data import manifest
+from dist_mtl.errors import DataError
+from tests import samples
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    samples.write_logs(tmp_path / "train", 400, files=4, group_rows=30)
+    return tmp_path / "train"
+
+
+def check(folder: Path, full: bool = True) -> None:
+    """Read the manifest and check every file, as a run does."""
+    listed = manifest.read(folder)
+    for file in listed.files:
+        manifest.check_file(folder, listed, file, full)
+
+
+def edit(folder: Path, change: Callable[[dict], object]) -> None:
+    """Apply `change` to the manifest's tree."""
+    tree = json.loads((folder / "manifest.json").read_text())
+    change(tree)
+    (folder / "manifest.json").write_text(json.dumps(tree))
+
+
+def refused(folder: Path, full: bool = True) -> str:
+    """The message of the DataError."""
+    with pytest.raises(DataError) as caught:
+        check(folder, full)
+    return str(caught.value)
+
+
+def test_what_was_written_is_what_is_read(folder: Path) -> None:
+    check(folder)
+    listed = manifest.read(folder)
+    assert listed == manifest.build(folder)
+    assert [f.path for f in listed.files] == [f"part-0000{i}.parquet" for i in range(4)]
+    assert listed.files[0].row_groups == (30, 30, 30, 10) and listed.num_rows == 400
+    assert list(listed.schema)[:3] == ["row", "user", "item"]
+
+
+def test_the_digest_follows_files_and_schema_only(folder: Path, tmp_path: Path) -> None:
+    digest = manifest.read(folder).digest
+    edit(folder, lambda m: m.update(ceiling={"ctr": 0.9}))
+    assert manifest.read(folder).digest == digest
+    samples.write_logs(tmp_path / "same", 400, files=4, group_rows=30)
+    assert manifest.read(tmp_path / "same").digest == digest
+    samples.write_logs(tmp_path / "other", 400, seed=1, files=4, group_rows=30)
+    assert manifest.read(tmp_path / "other").digest != digest
+    edit(folder, lambda m: m["files"].reverse())
+    assert manifest.read(folder).digest != digest  # another order is another training
+
+
+SECOND = "part-00001.parquet"
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_a_missing_file(folder: Path, full: bool) -> None:
+    (folder / SECOND).unlink()
+    assert f"{SECOND}: the manifest lists it, but it is missing; restore it" in refused(folder, full)
+
+
+@pytest.mark.parametrize("full", [True, False])
+@pytest.mark.parametrize("keep", [0, 3, 1_000, -1])
+def test_a_truncated_file(folder: Path, full: bool, keep: int) -> None:
+    size = (folder / SECOND).stat().st_size
+    os.truncate(folder / SECOND, keep % size)
+    assert f"{SECOND}: changed since the manifest was written ({keep % size} bytes, listed {size})" in refused(folder, full)
+
+
+def test_every_changed_bit_is_found(folder: Path) -> None:
+    """One bit in each of 200 places over the whole file; the size stays."""
+    path = folder / SECOND
+    good = path.read_bytes()
+    for place in range(0, len(good), len(good) // 200):
+        path.write_bytes(good[:place] + bytes([good[place] ^ 0x10]) + good[place + 1 :])
+        assert f"{SECOND}: changed since the manifest was written (sha256 differs)" in refused(folder)
+    path.write_bytes(good)
+    check(folder)
+
+
+def test_another_file_under_the_name(folder: Path) -> None:
+    (folder / SECOND).write_bytes((folder / "part-00002.parquet").read_bytes())
+    assert f"{SECOND}: changed since" in refused(folder)
+
+
+def test_a_footer_that_lies(folder: Path) -> None:
+    edit(folder, lambda m: m["files"][1].update(row_groups=[30, 30, 30, 11]))
+    assert f"{SECOND}: its row groups or columns are not the listed ones" in refused(folder, full=False)
+
+
+def test_a_file_with_other_columns(folder: Path) -> None:
+    pq.write_table(pa.table({"a": [1]}), folder / SECOND)
+    listed = manifest.DataFile(
+        SECOND, (folder / SECOND).stat().st_size, manifest.sha256_of(folder / SECOND), row_groups=(1,)
+    )
+    with pytest.raises(DataError, match="its row groups or columns are not the listed ones"):
+        manifest.check_file(folder, manifest.read(folder), listed, full=True)
+    with pytest.raises(DataError, match="its columns differ from those of .*part-00000.parquet: extra `a`, no `age`"):
+        manifest.build(folder)
+
+
+@pytest.mark.parametrize("path", ["../x.parquet", "/etc/passwd", "a/../../x", "a\0b", "x" * 5_000])
+def test_a_path_outside(folder: Path, path: str) -> None:
+    edit(folder, lambda m: m["files"][0].update(path=path))
+    assert "is not below the dataset's folder" in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m: m.update(version=2), "format version 2; this program knows 1. Upgrade dist_mtl"),
+        (lambda m: m.update(version="one"), "not a manifest: version: "),
+        (lambda m: m.pop("files"), "not a manifest: files: "),
+        (lambda m: m.update(files=[]), "the dataset is empty (0 rows)"),
+        (lambda m: [f.update(row_groups=[]) for f in m["files"]], "the dataset is empty (0 rows)"),
+        (lambda m: m["files"][0].update(row_groups=[-5, 10]), "claims a negative number of rows"),
+        (lambda m: m["files"][0].update(bytes=None), "not a manifest: files.0.bytes: "),
+        (lambda m: m["files"].append(m["files"][0]), "lists part-00000.parquet more than once"),
+        (lambda m: m["files"].append({**m["files"][0], "path": "./part-00000.parquet"}), "more than once"),
+    ],
+)
+def test_a_manifest_that_is_none(folder: Path, change: Callable, words: str) -> None:
+    edit(folder, change)
+    assert words in refused(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"null", b'{"version": 1}'])
+def test_bytes_that_are_no_manifest(folder: Path, content: bytes) -> None:
+    (folder / "manifest.json").write_bytes(content)
+    assert "manifest.json: not a manifest: " in refused(folder)
+
+
+def test_no_manifest_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="launch/convert.py manifest"):
+        manifest.read(tmp_path)
+    with pytest.raises(DataError, match="launch/convert.py manifest"):
+        manifest.read(tmp_path / "nowhere")
+
+
+def test_zero_rows(tmp_path: Path) -> None:
+    samples.write_logs(tmp_path / "train", 0, files=1)
+    with pytest.raises(DataError, match=r"the dataset is empty \(0 rows\)"):
+        manifest.read(tmp_path / "train")
+
+
+def test_a_folder_without_parquet(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no \*.parquet file in it"):
+        manifest.build(tmp_path)
+
+
+def test_a_file_that_is_not_parquet(folder: Path) -> None:
+    (folder / "z.parquet").write_text("hello")
+    with pytest.raises(DataError, match="z.parquet: not a readable Parquet file"):
+        manifest.build(folder)
+
+
+def test_files_below_and_empty_ones(tmp_path: Path) -> None:
+    """Sub-folders count, in the order of their paths; a file without rows is listed and trains nothing."""
+    table = samples.logs(10)
+    (tmp_path / "b").mkdir()
+    pq.write_table(table, tmp_path / "b" / "x.parquet")
+    pq.write_table(table.slice(0, 0), tmp_path / "c.parquet")
+    pq.write_table(table, tmp_path / "a.parquet")
+    listed = manifest.build(tmp_path)
+    assert [(f.path, sum(f.row_groups)) for f in listed.files] == [("a.parquet", 10), ("b/x.parquet", 10), ("c.parquet", 0)]
+    manifest.write(tmp_path, listed)
+    check(tmp_path)
+    assert not list(tmp_path.glob("*.tmp"))
