@@ -70,7 +70,11 @@ def _model(config: "Config") -> Iterator[str]:
     dims = {config.all_tables[t].dim for f in config.features if (t := config.table_of(f)) in config.all_tables}
     if not dims:
         yield "features: at least one must be an id, a bag or a bucketised number"
-    if config.model.interaction.kind == "dot" and len(dims) > 1:
+    spec = config.model.interaction
+    if spec.kind == "dot" and "bottom" in spec.model_fields_set:
+        if not any(feature.kind == "dense" for feature in config.features.values()):
+            yield "model.interaction.bottom: there is no dense feature for the bottom MLP to read; remove it"
+    if spec.kind == "dot" and len(dims) > 1:
         yield f"model.interaction: dot products need one dim for all tables; they have {sorted(dims)}"
 
 
