@@ -14,7 +14,8 @@ from dist_mtl.config_file import parse
 from dist_mtl.data.batch import Batch
 from dist_mtl.data.loader import Dataset
 from dist_mtl.errors import CheckpointError, ConfigError
-from dist_mtl.metrics.histogram import LogitHistogram, TaskMetrics
+from dist_mtl.metrics.histogram import LogitHistogram
+from dist_mtl.metrics.task import TaskMetrics, compute
 from dist_mtl.model.mtl import Outputs
 from dist_mtl.model.tower import funnel, logit_of
 from dist_mtl.parallel.feed import batches
@@ -66,7 +67,7 @@ def evaluate(model: ShardedModel, dataset: Dataset, config: Config, rt: Runtime)
     model.module.train(was_training)
     rt.all_reduce(histogram.bins_M2K)
     rt.all_reduce(histogram.sums_MS)
-    tasks = dict(zip(names, histogram.compute(), strict=True))
+    tasks = dict(zip(names, compute(histogram), strict=True))
     return Evaluation(tasks, dict(dataset.manifest.ceiling), dataset.manifest.num_rows)
 
 

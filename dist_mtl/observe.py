@@ -103,15 +103,15 @@ def print_table(evaluation: Evaluation, title: str) -> None:
     """The end-of-run table on stdout: each task on its own space."""
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("task")
-    columns = ["rows", "positives", "AUC", "logloss", "NE", "PCOC"]
+    columns = ["rows", "positives", "AUC", "95 % interval", "logloss", "NE", "PCOC"]
     if evaluation.ceiling:
-        columns[3:3] = ["ceiling", "reached"]
+        columns[4:4] = ["ceiling", "reached"]
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     for name, m in evaluation.tasks.items():
-        cells = [f"{m.rows:,.0f}", f"{m.positives:,.0f}", f"{m.auc:.4f}"]
+        cells = [f"{m.rows:,.0f}", f"{m.positives:,.0f}", f"{m.auc.value:.4f}", f"{m.auc.low:.4f}-{m.auc.high:.4f}"]
         if evaluation.ceiling:
             ceiling = evaluation.ceiling.get(name)
-            cells += ["", ""] if ceiling is None else [f"{ceiling:.4f}", f"{(m.auc - 0.5) / (ceiling - 0.5):.1%}"]
+            cells += ["", ""] if ceiling is None else [f"{ceiling:.4f}", f"{(m.auc.value - 0.5) / (ceiling - 0.5):.1%}"]
         table.add_row(name.upper(), *cells, f"{m.logloss:.5f}", f"{m.normalised_entropy:.4f}", f"{m.pcoc:.3f}")
     Console(width=None if sys.stdout.isatty() else 120).print(table)

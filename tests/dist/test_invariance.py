@@ -68,7 +68,7 @@ def test_same_under_pointwise_adagrad(folder: Path, sharding: str, world: int) -
     "overrides",
     [
         ("model.dropout=0.3",),
-        ("optim.embedding={kind='sgd', lr=1.0}",),  # Adagrad and Adam would hide gradients that are off by a factor
+        ("optim.embedding={kind='sgd', lr=20.0}",),  # Adagrad and Adam would hide gradients that are off by a factor
         ("model.head='clicked'", "data.weight='importance'"),  # the normalisers differ by task and by rank
         ("model.backbone={kind='shared_bottom', hidden=[16]}", "model.head='ctcvr'", "model.interaction={kind='dcn'}"),
     ],
