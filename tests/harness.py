@@ -28,7 +28,16 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 GRACE = 20.0  # seconds that the other ranks have to end once one has failed
 # Modules whose import costs time; the test modules themselves stay out, so that an edit is always seen.
-PRELOAD = ["pytest", "torch", "torchrec", "dist_mtl.train", "dist_mtl.evaluate", "dist_mtl.cli", "tests.workers", "tests.warm"]
+PRELOAD = [
+    "pytest",
+    "torch",
+    "torchrec",
+    "dist_mtl.train",
+    "dist_mtl.evaluate",
+    "dist_mtl.cli",
+    "tests.workers",
+    "tests.warm",
+]
 
 
 @dataclass

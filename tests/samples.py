@@ -36,7 +36,9 @@ def logs(rows: int, seed: int = 0) -> pa.Table:
             "item": item,
             "history": pa.ListArray.from_arrays(offsets, pa.array(draw.integers(0, ITEMS, total))),
             "history_weight": pa.ListArray.from_arrays(offsets, pa.array(draw.random(total, np.float32))),
-            "tag": pa.array(tags[draw.integers(0, len(tags), rows)].tolist(), pa.string(), mask=draw.random(rows) < 0.1),
+            "tag": pa.array(
+                tags[draw.integers(0, len(tags), rows)].tolist(), pa.string(), mask=draw.random(rows) < 0.1
+            ),
             "age": pa.array(draw.integers(10, 80, rows).astype(np.float64), mask=draw.random(rows) < 0.1),
             "price": pa.array(price, mask=draw.random(rows) < 0.1),
             "importance": draw.integers(0, 4, rows) / 2,
@@ -66,7 +68,13 @@ def tree(folder: str | Path, sharding: str = "table_wise") -> dict[str, Any]:
             "row": {"kind": "dense", "std": 4096.0},  # a power of two: the row's number is still exact
             "user": {"kind": "id"},
             "item": {"kind": "id", "policy": "clamp"},
-            "history": {"kind": "bag", "table": "item", "weights": "history_weight", "max_length": 4, "policy": "reject"},
+            "history": {
+                "kind": "bag",
+                "table": "item",
+                "weights": "history_weight",
+                "max_length": 4,
+                "policy": "reject",
+            },
             "tag": {"kind": "id"},
             "age": {"kind": "bucket", "boundaries": [20, 30, 45.5, 60], "dim": 8},
             "price": {"kind": "dense", "log": True, "mean": 2.0},

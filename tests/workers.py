@@ -156,7 +156,9 @@ def look_inside(config: Config) -> Inside:
         with torch.no_grad():
             keys = list(embeddings.collection(batch.ids).keys())
             columns = torch.split(embeddings(batch.ids), list(embeddings.dims), dim=1)
-        lookups = [k._emb_module for lookup in embeddings.collection._lookups for k in getattr(lookup, "_emb_modules", [])]
+        lookups = [
+            k._emb_module for lookup in embeddings.collection._lookups for k in getattr(lookup, "_emb_modules", [])
+        ]
         held = {name for name, p in model.module.named_parameters() if p.numel()}
         return Inside(
             keys,

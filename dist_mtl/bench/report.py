@@ -21,12 +21,12 @@ CLAIMS = (
 )
 
 
-def entries_of(cores: int, rechub: bool, only: list[str] | None) -> list[Entry]:
-    """Every contender on one rank with all cores' threads, and the sharded ones on two ranks of half of them."""
-    names = ["loader", "step", "end_to_end", "bare_dmp"]
-    entries = [Entry(name, 1, cores) for name in [*names, "plain", *(["torch-rechub"] if rechub else [])]]
-    entries += [Entry(name, 2, max(1, cores // 2)) for name in names]
-    return [entry for entry in entries if only is None or entry.name in only]
+def entries_of(cores: int, ranks: int, rechub: bool, only: list[str] | None) -> list[Entry]:
+    """The contenders on `ranks` ranks that share the cores; those that can not be sharded on one rank only."""
+    alone = ["plain", *(["torch-rechub"] if rechub else [])] if ranks == 1 else []
+    names = ["loader", "step", "end_to_end", "bare_dmp", *alone]
+    threads = max(1, cores // ranks)
+    return [Entry(name, ranks, threads) for name in names if only is None or name in only]
 
 
 def report(entries: list[Entry], options: argparse.Namespace) -> str:
@@ -41,14 +41,12 @@ def report(entries: list[Entry], options: argparse.Namespace) -> str:
     for entry, seconds in found.items():
         middle = statistics.median(seconds)
         lines.append(f"| {entry.label} | {1e3 * middle:.1f} | {shape.batch / middle:,.0f} |")
-    lines += ["", "| times as fast as | ranks | median | quartiles |", "|---|---|---|---|"]
+    lines += ["", "| times as fast | median | quartiles |", "|---|---|---|"]
     for what, ours, theirs in CLAIMS:
-        for ranks in (1, 2):
-            mine = next((s for e, s in found.items() if e.name == ours and e.ranks == ranks), None)
-            other = next((s for e, s in found.items() if e.name == theirs and e.ranks == ranks), None)
-            if mine and other:
-                low, middle, high = ratios(other, mine)
-                lines.append(f"| {what} | {ranks} | {middle:.2f} | {low:.2f} to {high:.2f} |")
+        seconds = {entry.name: values for entry, values in found.items()}
+        if ours in seconds and theirs in seconds:
+            low, middle, high = ratios(seconds[theirs], seconds[ours])
+            lines.append(f"| {what} | {middle:.2f} | {low:.2f} to {high:.2f} |")
     floor = measure_floor(shape)
     lines += [
         "",

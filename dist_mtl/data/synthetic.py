@@ -4,6 +4,7 @@ Two kinds: `SampleLogs`, a shop that behaves like measured logs (`data/shop.py`)
 columns for speed tests. Both are made in shards of SHARD_ROWS rows. A shard is a pure function of (spec, split, shard
 index): any process may make any shard, and row i does not depend on how many rows are made. All randomness is
 `hashing.mix`: numpy's own generators may change between releases, and a seed must name one dataset on every machine.
+Ids are exact; a price or a true probability may differ in its last bit where a C library rounds exp differently.
 """
 
 from collections.abc import Callable, Iterator

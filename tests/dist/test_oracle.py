@@ -26,7 +26,7 @@ FIRST, SECOND = "backbone.experts.first.layers.0", "backbone.experts.rest.{}.lay
 
 
 class Oracle(nn.Module):
-    """EmbeddingBags, MMoE with ReLU experts of two layers, towers of one, ESMM: torch's own parts and nothing of ours."""
+    """EmbeddingBags, MMoE with ReLU experts of two layers, towers of one, ESMM: torch's parts and nothing of ours."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class Oracle(nn.Module):
             fill(bag.weight.data, config.seed, name, bag.num_embeddings)
 
     def loss(self, batch: Batch) -> Tensor:
-        """(LABELS,): mean cross-entropies of the click and of click-and-conversion, over the rows that are not padding."""
+        """(LABELS,): mean cross-entropies of the click and of click-and-conversion, over all rows but padding."""
         pooled = [
             self.bags[self.config.table_of(f)](ids.values(), ids.offsets()[:-1], per_sample_weights=ids.weights())
             for f, ids in batch.ids.to_dict().items()
@@ -72,19 +72,27 @@ class Oracle(nn.Module):
 
     def named(self) -> dict[str, Tensor]:
         """The weights under the names that the product gives them."""
-        deep = {f"{SECOND.format(i)}.{kind}": getattr(e[2], kind) for i, e in enumerate(self.experts) for kind in ("weight", "bias")}
+        deep = {
+            f"{SECOND.format(i)}.{kind}": getattr(e[2], kind)
+            for i, e in enumerate(self.experts)
+            for kind in ("weight", "bias")
+        }
         towers = {
             f"towers.{t}.{name}.{kind}": getattr(tower[i], kind)
             for t, tower in enumerate(self.towers)
             for name, i in (("hidden.layers.0", 0), ("logit", 2))
             for kind in ("weight", "bias")
         }
-        return towers | deep | {
-            f"{FIRST}.weight": torch.cat([e[0].weight for e in self.experts]),
-            f"{FIRST}.bias": torch.cat([e[0].bias for e in self.experts]),
-            "backbone.gates.weight": torch.cat([g.weight for g in self.gates]),
-            **{f"embeddings.collection.embedding_bags.{n}.weight": bag.weight for n, bag in self.bags.items()},
-        }
+        return (
+            towers
+            | deep
+            | {
+                f"{FIRST}.weight": torch.cat([e[0].weight for e in self.experts]),
+                f"{FIRST}.bias": torch.cat([e[0].bias for e in self.experts]),
+                "backbone.gates.weight": torch.cat([g.weight for g in self.gates]),
+                **{f"embeddings.collection.embedding_bags.{n}.weight": bag.weight for n, bag in self.bags.items()},
+            }
+        )
 
 
 def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
@@ -138,8 +146,8 @@ def train_oracle(config: Config, warmup: int) -> tuple[Oracle, list[Tensor]]:
 def test_two_ranks_equal_the_oracle(tmp_path: Path, kind: str, sharding: str, lr: float) -> None:
     """Losses and every final weight to 1e-6, float32. Only SGD would show gradients that are off by a factor.
 
-    Well conditioned on purpose: AdamW divides a gradient by its own size, so where a gradient is a cancelled sum of about
-    1e-9 its step is noise of size lr. Hence a small lr of the dense part, with decay and warm-up to check those as well.
+    Well conditioned on purpose: AdamW and Adagrad divide a gradient by its own size, so where it is a cancelled sum of
+    about 1e-9 the step is noise of size lr. Hence small learning rates; decay and warm-up are on, to be checked, too.
     """
     samples.write_logs(tmp_path / "train", 3_000)
     config = samples.config(

@@ -1,4 +1,4 @@
-"""R2, R3: a run that was killed and started again ends with the same bits; on another world size with the same state."""
+"""R2, R3: a run that was killed and started again ends with the same bits; on another world size, in the same state."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ LAST = f"checkpoints/step-{STEPS:010d}"
 
 
 def settings(folder: Path, run: str, *overrides: str, sharding: str = "row_wise") -> Config:
-    """The configuration of run `folder/run`; every step is told, dropout is on, so that noise must be resumed as well."""
+    """The configuration of run `folder/run`; every step is told; dropout is on, so that noise must resume as well."""
     fixed = (f"run.dir='{folder / run}'", f"data.test='{folder / 'test'}'", "train.epochs=2", "model.dropout=0.2")
     return samples.config(folder, *fixed, f"train.checkpoint_every={EVERY}", *overrides, sharding=sharding)
 
@@ -40,7 +40,7 @@ def whole(folder: Path) -> dict:
     [table, _] = Cluster(2).run(train, settings(folder, "whole"))
     assert [e["step"] for e in events(folder / "whole", "step")] == list(range(1, STEPS + 1))
     assert [e["step"] for e in events(folder / "whole", "commit")] == [20, 40, 60, 80, STEPS]
-    assert table["ctr"]["auc"] > 0.6  # it has learnt, so equal weights say something
+    assert table["ctr"]["auc"]["value"] > 0.6  # it has learnt, so equal weights say something
     return {"table": table, "state": commit_state(folder / "whole" / LAST)}
 
 
@@ -147,13 +147,17 @@ def test_evaluate_prints_the_same_table(folder: Path, whole: dict) -> None:
     [first, second] = run_script(2, "evaluate.py", str(folder / "whole"))
     assert (first.code, second.code) == (0, 0), first.stderr + second.stderr
     for task in ("CTR", "CVR", "CTCVR"):
-        assert f"{whole['table'][task.lower()]['auc']:.4f}" in first.stdout
+        assert f"{whole['table'][task.lower()]['auc']['value']:.4f}" in first.stdout
     assert second.stdout == ""
 
 
 @pytest.mark.parametrize(
     ("override", "words"),
-    [("optim.dense.lr=0.5", "optim.dense.lr: 0.001 -> 0.5"), ("seed=9", "seed: 1 -> 9"), ("data.shuffle=false", "data.shuffle")],
+    [
+        ("optim.dense.lr=0.5", "optim.dense.lr: 0.001 -> 0.5"),
+        ("seed=9", "seed: 1 -> 9"),
+        ("data.shuffle=false", "data.shuffle"),
+    ],
 )
 def test_a_changed_configuration_is_refused(folder: Path, whole: dict, override: str, words: str) -> None:
     for name, message, code in Cluster(2).run(error_of_train, settings(folder, "whole", override)):
@@ -172,7 +176,9 @@ def test_changed_data_are_refused_and_moved_data_are_not(folder: Path, whole: di
     assert Cluster(2).run(train, config) == [whole["table"]] * 2
 
 
-@pytest.mark.parametrize(("world", "sharding"), [(1, "table_wise"), (4, "row_wise"), (2, "table_row_wise"), (4, "auto")])
+@pytest.mark.parametrize(
+    ("world", "sharding"), [(1, "table_wise"), (4, "row_wise"), (2, "table_row_wise"), (4, "auto")]
+)
 def test_a_commit_of_two_ranks_loads_bit_for_bit(folder: Path, whole: dict, world: int, sharding: str) -> None:
     config = settings(folder, "whole", sharding=sharding)
     state = assemble(Cluster(world).run(state_after, config, str(folder / "whole" / LAST)))

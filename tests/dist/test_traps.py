@@ -84,7 +84,11 @@ def test_every_parameter_has_exactly_one_optimizer_of_the_asked_kind(inside: tup
 
 @pytest.mark.parametrize(("sharding", "world"), product(PLANS, [1, 2]))
 def test_reject_is_the_same_error_under_every_plan(folder: Path, sharding: str, world: int) -> None:
-    first = next(i for i in pq.read_table(folder / "train" / "part-00000.parquet")["item"].to_pylist() if not 0 <= i < samples.ITEMS)
+    first = next(
+        i
+        for i in pq.read_table(folder / "train" / "part-00000.parquet")["item"].to_pylist()
+        if not 0 <= i < samples.ITEMS
+    )
     config = samples.config(folder, *SORTED, "features.item.policy='reject'", sharding=sharding)
     for kind, message, code in Cluster(world).run(error_of, config):
         assert (kind, code) == ("DataError", 65)

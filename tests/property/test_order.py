@@ -73,7 +73,7 @@ def test_only_the_last_step_is_padded(order: Order, data: st.DataObject) -> None
 @CASES
 @given(orders(), st.data())
 def test_restarts_on_other_worlds_lose_and_repeat_nothing(order: Order, data: st.DataObject) -> None:
-    """Three epochs, stopped at any steps, each part on another world, as the loader walks: from the step's window on."""
+    """Three epochs, stopped at any steps, each part on another world; walked as the loader does, window by window."""
     total = 3 * order.steps_per_epoch
     stops = sorted(data.draw(st.lists(st.integers(0, total), max_size=4)))
     trained: list[list[Cell | None]] = []
@@ -105,7 +105,9 @@ def test_a_rank_reads_only_its_own_part(order: Order, data: st.DataObject) -> No
             assert len(set(picked)) == len(picked) <= read
             if order.num_lanes % world == 0:
                 assert len(picked) == read
-            assert read <= order.steps_per_window * (order.global_batch // world + 2 * order.global_batch // order.num_lanes)
+            assert read <= order.steps_per_window * (
+                order.global_batch // world + 2 * order.global_batch // order.num_lanes
+            )
 
 
 def test_epochs_windows_and_seeds_shuffle_differently() -> None:

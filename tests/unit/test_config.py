@@ -104,6 +104,7 @@ def test_every_mistake_is_told_at_once() -> None:
         (["model.task_weights=[1.0]"], "model.task_weights: 1 weights for the 2 labels"),
         (["tables.user.sharding='column_wise'"], "tables.user: column_wise would change the maths of rowwise_adagrad"),
         (["tables.user.sharding='grid'"], "tables.user: grid would change the maths of rowwise_adagrad"),
+        (["tables.user.sharding='data_parallel'", "optim.embedding.kind='adam'"], "data_parallel would change the"),
         (["tables.item={rows=9, dim=12, sharding='grid'}", "optim.embedding.kind='sgd'"], "multiple of 8"),
         (["model.interaction={kind='dot'}"], "dot products need one dim for all tables; they have [8, 16, 24]"),
         (["data.shuffle_rows=63"], "data.shuffle_rows: 63 is less than one step"),
@@ -118,7 +119,13 @@ def test_values_that_do_not_fit_together(overrides: list[str], words: str) -> No
 def test_overrides_are_toml_or_plain_strings() -> None:
     config = parse(
         samples.tree("x"),
-        ["train.epochs=3", "run.dir=a/b c", "optim.dense.lr=1e-2", "model.backbone={kind='shared_bottom'}", "model.tower=[3, 4]"],
+        [
+            "train.epochs=3",
+            "run.dir=a/b c",
+            "optim.dense.lr=1e-2",
+            "model.backbone={kind='shared_bottom'}",
+            "model.tower=[3, 4]",
+        ],
     )
     assert (config.train.epochs, config.run.dir, config.optim.dense.lr) == (3, "a/b c", 0.01)
     assert config.model.backbone == SharedBottom(kind="shared_bottom") and config.model.tower == (3, 4)
@@ -155,7 +162,11 @@ def test_a_configuration_is_frozen_and_equal_by_value() -> None:
     [
         [],
         ["features.history={kind='bag', table='item'}"],  # a list of any length
-        ["model.interaction={kind='dcn', rank=2}", "model.task_weights=[1.0, 0.5]", "data.sample={train_rows=9, test_rows=9}"],
+        [
+            "model.interaction={kind='dcn', rank=2}",
+            "model.task_weights=[1.0, 0.5]",
+            "data.sample={train_rows=9, test_rows=9}",
+        ],
     ],
 )
 def test_what_a_commit_holds_is_a_configuration_again(overrides: list[str]) -> None:
@@ -178,8 +189,9 @@ def test_no_torch_is_imported_for_a_configuration() -> None:
 
 
 VALUES = [
-    0, -1, 1, 10**6, 2**63, -(10**30), 1e308, 5e-324, float("nan"), float("inf"), True, "", "x", "é\x00\U0001f600", "a" * 10_000,
-    [], [[]], [1, "x"], [[[]]], {}, {"kind": "id"}, {"kind": 3}, {"a": {"b": {}}}, {"kind": ["mmoe"]},
+    0, -1, 1, 10**6, 2**63, -(10**30), 1e308, 5e-324, float("nan"), float("inf"), True,
+    "", "x", "é\x00\U0001f600", "a" * 10_000, [], [[]], [1, "x"], [[[]]],
+    {}, {"kind": "id"}, {"kind": 3}, {"a": {"b": {}}}, {"kind": ["mmoe"]},
 ]  # fmt: skip
 
 
@@ -228,7 +240,9 @@ def test_mutated_files_are_refused_in_words_or_accepted(tmp_path: Path) -> None:
         content = bytearray(text)
         for _ in range(draw.randint(1, 4)):
             place = draw.randrange(len(content))
-            content[place : place + draw.randrange(3)] = draw.choice([b"", b"\xff", b"[", b'"', b"=", b"9" * 30, b"\n", b"\0"])
+            content[place : place + draw.randrange(3)] = draw.choice(
+                [b"", b"\xff", b"[", b'"', b"=", b"9" * 30, b"\n", b"\0"]
+            )
         path.write_bytes(content)
         try:
             load(path)

@@ -91,7 +91,12 @@ def test_reject_takes_every_row_and_nulls() -> None:
 
 @pytest.mark.parametrize("kind", [pa.int8(), pa.int32(), pa.uint8(), pa.uint32(), pa.uint64()])
 def test_integers_of_every_width(kind: pa.DataType) -> None:
-    assert encode(single("reject"), {"x": pa.array([1, 9, None], kind)}).singles_NS[:, 0].tolist() == [1, 9, NO_ID, NO_ID]
+    assert encode(single("reject"), {"x": pa.array([1, 9, None], kind)}).singles_NS[:, 0].tolist() == [
+        1,
+        9,
+        NO_ID,
+        NO_ID,
+    ]
 
 
 def test_a_uint64_beyond_int64_is_outside_every_table() -> None:
@@ -101,7 +106,10 @@ def test_a_uint64_beyond_int64_is_outside_every_table() -> None:
 
 
 def test_clamp_of_a_uint64_beyond_int64_is_the_last_row() -> None:
-    assert encode(single("clamp"), {"x": pa.array([2**63, 2**64 - 1], pa.uint64())}).singles_NS[:2, 0].tolist() == [9, 9]
+    assert encode(single("clamp"), {"x": pa.array([2**63, 2**64 - 1], pa.uint64())}).singles_NS[:2, 0].tolist() == [
+        9,
+        9,
+    ]
 
 
 STRINGS = ["", "a", "größe", "東京", "a" * 300, "\0", None, "b"]
@@ -148,17 +156,23 @@ def test_a_null_inside_a_list_is_refused() -> None:
     assert refused(bag(), {"x": [[1], [], [2, None]]}).startswith("row 2: features.x: a null inside the list")
 
 
-@pytest.mark.parametrize(("keep", "expected"), [("first", [[1, 2], [], [4], [5, 6]]), ("last", [[2, 3], [], [4], [7, 8]])])
+@pytest.mark.parametrize(
+    ("keep", "expected"), [("first", [[1, 2], [], [4], [5, 6]]), ("last", [[2, 3], [], [4], [7, 8]])]
+)
 def test_truncation_keeps_an_end_with_its_weights(keep: str, expected: list) -> None:
     columns = {"x": [[1, 2, 3], [], [4], [5, 6, 7, 8]], "w": [[0.1, 0.2, 0.3], [], [0.4], [0.5, 0.6, 0.7, 0.8]]}
     rows = encode(bag(max_length=2, keep=keep, weights="w"), columns)
     assert lists(rows) == [*expected, []]
-    assert [np.round(w, 3).tolist() for w in lists(rows, "weights")] == [[x / 10 for x in ids] for ids in [*expected, []]]
+    assert [np.round(w, 3).tolist() for w in lists(rows, "weights")] == [
+        [x / 10 for x in ids] for ids in [*expected, []]
+    ]
 
 
 def test_weights_must_fit_their_ids() -> None:
     options = bag(weights="w")
-    assert refused(options, {"x": [[1], [2, 3]], "w": [[1.0], [1.0]]}).startswith("row 1: `w` is not as long as features.x")
+    assert refused(options, {"x": [[1], [2, 3]], "w": [[1.0], [1.0]]}).startswith(
+        "row 1: `w` is not as long as features.x"
+    )
     for bad in (np.nan, np.inf, None):
         message = refused(options, {"x": [[1], [2, 3]], "w": pa.array([[1.0], [1.0, bad]], pa.list_(pa.float64()))})
         assert message.startswith("row 1: `w` is null or not finite")
@@ -205,7 +219,9 @@ def test_a_number_that_float32_can_not_hold_is_refused(bad: float) -> None:
     assert refused({"x": {"kind": "dense"}}, {"x": [0.0, bad]}).startswith("row 1: features.x is infinite")
 
 
-@pytest.mark.parametrize(("bad", "words"), [(2, "[2.]"), (-1, "[-1.]"), (0.5, "[0.5]"), (np.nan, "NaN"), (None, "null")])
+@pytest.mark.parametrize(
+    ("bad", "words"), [(2, "[2.]"), (-1, "[-1.]"), (0.5, "[0.5]"), (np.nan, "NaN"), (None, "null")]
+)
 def test_labels_are_0_or_1(bad: Any, words: str) -> None:
     message = refused(bag(), {"x": [[1]] * 3, "click": pa.array([0, 1, bad], pa.float64())})
     assert message.startswith("row 2: ") and "click" in message and words in message
@@ -213,7 +229,9 @@ def test_labels_are_0_or_1(bad: Any, words: str) -> None:
 
 @pytest.mark.parametrize("kind", [pa.bool_(), pa.int8(), pa.float32(), pa.uint64()])
 def test_labels_of_every_type(kind: pa.DataType) -> None:
-    rows = encode(bag(), {"x": [[1]] * 2, "click": pa.array([1, 0]).cast(kind), "conversion": pa.array([1, 0]).cast(kind)})
+    rows = encode(
+        bag(), {"x": [[1]] * 2, "click": pa.array([1, 0]).cast(kind), "conversion": pa.array([1, 0]).cast(kind)}
+    )
     assert rows.labels_NT.tolist() == [[1, 1], [0, 0], [0, 0]] and rows.labels_NT.dtype == np.float32
 
 
@@ -238,11 +256,17 @@ def test_row_weights() -> None:
     rows = encode(bag(), columns, weight="w", violations="drop")
     assert rows.weight_N.tolist() == [0, 2.5, 0, 1, 0] and rows.dropped_N.tolist() == [False, False, True, False, False]
     for bad in (-1.0, np.inf, np.nan, None):
-        assert "`w` is" in refused(bag(), {**columns, "w": pa.array([1, 1, 1, bad], pa.float64())}, weight="w", violations="drop")
+        assert "`w` is" in refused(
+            bag(), {**columns, "w": pa.array([1, 1, 1, bad], pa.float64())}, weight="w", violations="drop"
+        )
 
 
 def test_the_blank_row_is_what_padding_sees() -> None:
-    features = {**bag(weights="w"), "age": {"kind": "bucket", "boundaries": [1.0]}, "price": {"kind": "dense", "fill": 3.0}}
+    features = {
+        **bag(weights="w"),
+        "age": {"kind": "bucket", "boundaries": [1.0]},
+        "price": {"kind": "dense", "fill": 3.0},
+    }
     columns = {"x": [[1, 2], [3]], "w": [[0.5, 0.25], [1.0]], "age": [0.0, 2.0], "price": [5.0, 6.0], "click": [1, 1]}
     made = encoder(features)
     rows = made.encode(pa.table({**columns, "conversion": [1, 0]}), str)
@@ -258,42 +282,10 @@ def test_the_blank_row_is_what_padding_sees() -> None:
 
 
 def test_an_empty_table_encodes_to_the_blank_row() -> None:
-    schema = {"x": pa.array([], pa.list_(pa.int64())), "click": pa.array([], pa.int8()), "conversion": pa.array([], pa.int8())}
+    schema = {
+        "x": pa.array([], pa.list_(pa.int64())),
+        "click": pa.array([], pa.int8()),
+        "conversion": pa.array([], pa.int8()),
+    }
     rows = encoder(bag()).encode(pa.table(schema), str)
     assert rows.weight_N.tolist() == [0] and lists(rows) == [[]]
-
-
-def test_the_schema_check_tells_every_problem() -> None:
-    features = {
-        **single("clamp"),
-        "y": {"kind": "bag", "table": "t"},
-        "z": {"kind": "dense", "column": "prize"},
-        "s": {"kind": "id", "table": "t"},
-    }
-    schema = pa.schema(
-        {"x": pa.string(), "y": pa.int64(), "price": pa.float64(), "s": pa.float32(), "click": pa.int8(), "conversion": pa.bool_()}
-    )
-    with pytest.raises(DataError) as caught:
-        encoder(features).check_schema(schema, "logs")
-    assert str(caught.value).splitlines() == [
-        "logs: column `x` is string, but features.x with policy `clamp` needs integers",
-        "logs: column `s` is float, but features.s needs integers or strings",
-        "logs: column `y` is int64, but features.y needs a list of ids",
-        "logs: there is no column `prize`. did you mean `price`?",
-    ]
-
-
-def test_one_column_may_serve_two_features_of_one_type_only() -> None:
-    """The stricter of two wishes for a column must not be lost."""
-    features = {"a": {"kind": "dense", "column": "x"}, **single("hash")}
-    schema = pa.schema({"x": pa.string(), "click": pa.int8(), "conversion": pa.int8()})
-    with pytest.raises(DataError, match="features.a needs numbers"):
-        encoder(features).check_schema(schema, "logs")
-    schema = pa.schema({"x": pa.float64(), "click": pa.int8(), "conversion": pa.int8()})
-    with pytest.raises(DataError, match="features.x needs integers or strings"):
-        encoder(features).check_schema(schema, "logs")
-
-
-def test_the_columns_to_read_are_named_once() -> None:
-    features = {**bag(weights="w"), "n": {"kind": "dense", "column": "p"}, "b": {"kind": "bucket", "column": "p", "boundaries": [1.0]}}
-    assert encoder(features, weight="v").columns == ("p", "x", "w", "click", "conversion", "v")

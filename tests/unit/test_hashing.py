@@ -19,7 +19,9 @@ def strings(*texts: str) -> np.ndarray:
 
 def test_golden_values() -> None:
     """Pinned: if one changes, resumed runs see other rows and saved tables other ids."""
-    assert mix(np.array([0x9E3779B97F4A7C15], np.uint64)).tolist() == [0xE220A8397B1DCDAF]  # splitmix64's first, of seed 0
+    assert mix(np.array([0x9E3779B97F4A7C15], np.uint64)).tolist() == [
+        0xE220A8397B1DCDAF
+    ]  # splitmix64's first, of seed 0
     assert key("table", "user") == 12015586863490916670
     assert random_bits(2, 7, "x").tolist() == [8776713761322010714, 1769173539101630100]
     assert permutation(8, 1, 2).tolist() == [6, 2, 3, 5, 1, 4, 0, 7]
@@ -43,7 +45,10 @@ def test_mix_is_bijective_on_a_sample() -> None:
 
 
 def test_keys_tell_parts_and_types_apart() -> None:
-    keys = {key(*parts) for parts in [("a", "b"), ("ab",), ("a", "b", ""), ("", "a", "b"), (1, "b"), ("1", "b"), (1, 2), (12,)]}
+    keys = {
+        key(*parts)
+        for parts in [("a", "b"), ("ab",), ("a", "b", ""), ("", "a", "b"), (1, "b"), ("1", "b"), (1, 2), (12,)]
+    }
     assert len(keys) == 8
     assert all(-(2**63) <= signed_key(i, "x") < 2**63 for i in range(100))
 

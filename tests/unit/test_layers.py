@@ -15,6 +15,11 @@ from dist_mtl.model.tower import Tower
 from tests import samples
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(5)
+
+
 def x(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(3))
 
@@ -39,8 +44,9 @@ def test_parallel_mlps_are_separate_mlps(widths: tuple[int, ...]) -> None:
         torch.testing.assert_close(output, expert(model, e, x(7, 10)))
     # Independent: the gradient of one output reaches the weights of no other.
     outputs[1].sum().backward()
-    rows = model.first.layers[0].weight.grad.view(3, -1).abs().sum(1)
-    assert rows[0] == rows[2] == 0 < rows[1]
+    [first] = model.first.layers
+    moved = first.weight.grad.view(3, -1).abs().sum(1)
+    assert moved[0] == moved[2] == 0 < moved[1]
 
 
 def test_mmoe_is_its_formula() -> None:
@@ -75,13 +81,15 @@ def test_cross_is_its_formula(rank: int | None) -> None:
     model, inputs = Cross(6, 2, rank), x(4, 6)
     current = inputs
     for mixer in model.mixers:
-        weight, bias = (mixer.weight, mixer.bias) if rank is None else (mixer[1].weight @ mixer[0].weight, mixer[1].bias)
+        weight, bias = (
+            (mixer.weight, mixer.bias) if rank is None else (mixer[1].weight @ mixer[0].weight, mixer[1].bias)
+        )
         current = inputs * (current @ weight.T + bias) + current
     torch.testing.assert_close(model(inputs), current)
 
 
 def test_interactions_keep_the_order_of_their_inputs() -> None:
-    """dot: the vectors, then their products; none: embeddings, then numbers; zeros up to a whole number of cache lines."""
+    """dot: vectors, then their products; none: embeddings, then numbers; zeros up to a whole number of cache lines."""
     pooled, dense = x(3, 16), x(3, 5)
     plain = Interaction(NoInteraction(), (8, 8), 5)
     out = plain(pooled, dense)
@@ -109,7 +117,9 @@ def test_a_tower_gives_its_last_hidden_layer() -> None:
     assert (hidden >= 0).all()
 
 
-def keep(step: int = 1, slots: Tensor | None = None, seed: int = 1, width: int = 500, rate: float = 0.3, layer: int = 1) -> Tensor:
+def keep(
+    step: int = 1, slots: Tensor | None = None, seed: int = 1, width: int = 500, rate: float = 0.3, layer: int = 1
+) -> Tensor:
     """The mask of a layer."""
     noise = Noise(seed, step, torch.arange(400) if slots is None else slots)
     for _ in range(layer - 1):

@@ -87,7 +87,9 @@ def test_padding_is_of_weight_0_and_without_ids(dataset: Dataset) -> None:
     assert empty.sum() == 21 * 48 - ROWS
     lengths = last.ids.lengths().view(len(last.ids.keys()), -1)
     assert (lengths[:, empty] == 0).all() and lengths.sum() == len(last.ids.values())
-    assert (last.weight_B[empty] == 0).all() and (last.labels_BT[empty] == 0).all() and (last.dense_BD[empty] == 0).all()
+    assert (
+        (last.weight_B[empty] == 0).all() and (last.labels_BT[empty] == 0).all() and (last.dense_BD[empty] == 0).all()
+    )
     assert last.dropped == 0
 
 

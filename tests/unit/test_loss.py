@@ -18,9 +18,16 @@ from dist_mtl.model.tower import funnel, log1mexp, logit_of
 HEADS = ("ctcvr", "esmm", "clicked")
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(5)
+
+
 def batch(labels: Tensor, weights: Tensor | None = None) -> Batch:
     """Rows that have labels and weights only."""
-    ids = KeyedJaggedTensor(keys=["x"], values=torch.empty(0, dtype=torch.int64), lengths=torch.zeros(len(labels), dtype=torch.int32))
+    ids = KeyedJaggedTensor(
+        keys=["x"], values=torch.empty(0, dtype=torch.int64), lengths=torch.zeros(len(labels), dtype=torch.int32)
+    )
     weights = torch.ones(len(labels)) if weights is None else weights
     return Batch(1, torch.arange(len(labels)), ids, torch.empty(len(labels), 0), labels, weights.to(labels.dtype), 0, 0)
 
@@ -110,7 +117,7 @@ def test_logit_of_inverts_logsigmoid() -> None:
 
 @pytest.mark.parametrize("head", HEADS)
 def test_an_empty_space_is_an_exact_zero_with_a_zero_gradient(head: str) -> None:
-    """No click: the clicked CVR has no row. No weight at all: nothing has a row. Every parameter still gets a gradient."""
+    """No click: the clicked CVR has no row. No weight at all: nothing has. Every parameter still gets a gradient."""
     logits = torch.randn(5, 2, requires_grad=True)
     losses = total(head, logits, batch(torch.zeros(5, 2), torch.zeros(5)))
     assert losses.tolist() == [0, 0]

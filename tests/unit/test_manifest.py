@@ -76,7 +76,9 @@ def test_a_missing_file(folder: Path, full: bool) -> None:
 def test_a_truncated_file(folder: Path, full: bool, keep: int) -> None:
     size = (folder / SECOND).stat().st_size
     os.truncate(folder / SECOND, keep % size)
-    assert f"{SECOND}: changed since the manifest was written ({keep % size} bytes, listed {size})" in refused(folder, full)
+    assert f"{SECOND}: changed since the manifest was written ({keep % size} bytes, listed {size})" in refused(
+        folder, full
+    )
 
 
 def test_every_changed_bit_is_found(folder: Path) -> None:
@@ -174,7 +176,11 @@ def test_files_below_and_empty_ones(tmp_path: Path) -> None:
     pq.write_table(table.slice(0, 0), tmp_path / "c.parquet")
     pq.write_table(table, tmp_path / "a.parquet")
     listed = manifest.build(tmp_path)
-    assert [(f.path, sum(f.row_groups)) for f in listed.files] == [("a.parquet", 10), ("b/x.parquet", 10), ("c.parquet", 0)]
+    assert [(f.path, sum(f.row_groups)) for f in listed.files] == [
+        ("a.parquet", 10),
+        ("b/x.parquet", 10),
+        ("c.parquet", 0),
+    ]
     manifest.write(tmp_path, listed)
     check(tmp_path)
     assert not list(tmp_path.glob("*.tmp"))

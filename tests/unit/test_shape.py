@@ -26,7 +26,9 @@ def test_no_folder_of_tests_is_passed_over(pytestconfig: pytest.Config) -> None:
 def test_size_and_names(path: Path) -> None:
     text = path.read_text()
     assert len(text.splitlines()) <= 320, "a file of more than 320 lines wants to be two"
-    assert path.stem not in ("utils", "util", "common", "base", "helpers", "misc"), "a helper without a home means that a noun is missing"
+    assert path.stem not in ("utils", "util", "common", "base", "helpers", "misc"), (
+        "a helper without a home means that a noun is missing"
+    )
     tree = ast.parse(text)
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

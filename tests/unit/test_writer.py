@@ -113,7 +113,10 @@ def test_a_reader_holds_few_files_and_locates_rows(tmp_path: Path) -> None:
     rows = reader.read(spans)["row"].to_pylist()
     assert sorted(rows) == list(range(200)) and len(reader._open) <= OPEN_FILES
     for place in (0, 7, 100, 199):
-        assert reader.locate(spans, place) == f"{tmp_path / 'd'}/part-{rows[place] // 5:05d}.parquet, row {rows[place] % 5}"
+        assert (
+            reader.locate(spans, place)
+            == f"{tmp_path / 'd'}/part-{rows[place] // 5:05d}.parquet, row {rows[place] % 5}"
+        )
 
 
 def test_a_row_group_that_shrank(tmp_path: Path) -> None:
