@@ -2,13 +2,15 @@
 
 import torch
 
-from dist_mtl.config import Config
+from dist_mtl.config import Config, EmbeddingOptim, OptimConfig
 from dist_mtl.data.loader import Dataset
 from dist_mtl.errors import ConfigError
 from dist_mtl.model.mtl import MultiTaskModel
 from dist_mtl.parallel.runtime import Runtime
 from dist_mtl.parallel.shard import Schedule, ShardedModel, shard
 from dist_mtl.parallel.world import World
+
+SCORING = OptimConfig(embedding=EmbeddingOptim(kind="sgd"))  # the one without states
 
 
 def check_world(config: Config) -> None:
@@ -28,8 +30,13 @@ def open_dataset(folder: str, config: Config, shuffle: bool, rt: Runtime) -> Dat
     return dataset
 
 
-def build(config: Config, rt: Runtime, steps: int = 1) -> ShardedModel:
-    """The model of a configuration for a run of `steps` steps, sharded, with initial weights that ignore the ranks."""
+def build(config: Config, rt: Runtime, steps: int | None = None) -> ShardedModel:
+    """The model of a configuration, sharded, with initial weights that ignore the ranks.
+
+    `steps`: of the run that trains it. None: to score only; it then has no optimizer states, and a model trained on CUDA
+    with an optimizer of the Adam family can be scored on a CPU.
+    """
     model = MultiTaskModel(config, table_device=torch.device("meta"))
+    optim = SCORING if steps is None else config.optim
     rows_per_rank = config.train.global_batch // rt.size
-    return shard(model, config.all_tables, Schedule(config.optim, steps), config.seed, rows_per_rank, rt)
+    return shard(model, config.all_tables, Schedule(optim, steps or 1), config.seed, rows_per_rank, rt)

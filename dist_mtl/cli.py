@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from dist_mtl.config import Config
 from dist_mtl.config_file import load
-from dist_mtl.errors import DistMtlError, InternalError
+from dist_mtl.errors import ConfigError, DistMtlError, InternalError
 from dist_mtl.parallel.world import World
 
 DEFAULT_CONFIG = "configs/quickstart.toml"
@@ -47,14 +47,16 @@ def run(main: Callable[[], None]) -> NoReturn:
         main()
     except DistMtlError as error:
         code = error.exit_code
-        if world.is_first or not error.all_ranks:
-            _tell(str(error), None if error.all_ranks else world)
+        # Before the ranks have met, a configuration error is most likely every rank's: one of each node speaks.
+        if world.is_first or not error.all_ranks and (world.local_rank == 0 or not isinstance(error, ConfigError)):
+            _tell(str(error), None if error.all_ranks or isinstance(error, ConfigError) else world)
     except KeyboardInterrupt:
         code = 130
     except Exception as error:
         code = InternalError.exit_code
-        if _peer_died(error):
-            _tell("another rank has stopped, so this one does too", world)
+        if world.size > 1 and _lost_a_peer(error):
+            reason = str(error).strip().splitlines()[0]
+            _tell(f"another rank has stopped or does not answer, so this one ends too ({reason})", world)
         else:
             traceback.print_exc()
     sys.stdout.flush()
@@ -69,8 +71,8 @@ def _tell(message: str, world: World | None) -> None:
     print("\n".join(f"error: {who}{line}" for line in message.splitlines()), file=sys.stderr)
 
 
-def _peer_died(error: Exception) -> bool:
-    signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo", "NCCL")
-    return type(error).__name__ in ("RuntimeError", "DistBackendError", "DistNetworkError") and any(
-        sign in str(error) for sign in signs
-    )
+def _lost_a_peer(error: Exception) -> bool:
+    """Whether a collective failed because of another rank: gloo and NCCL say so in words only."""
+    signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "timed out")
+    kinds = ("RuntimeError", "DistBackendError", "DistNetworkError")
+    return type(error).__name__ in kinds and any(sign in str(error) for sign in signs)

@@ -8,7 +8,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Positive = Annotated[int, Field(gt=0)]
+# No count here needs more, and up to 2**43 rows of a table have initial values of their own (model/embedding.py).
+MAX_COUNT = 2**43
+Positive = Annotated[int, Field(gt=0, le=MAX_COUNT)]
+Population = Annotated[int, Field(gt=0, le=2**31)]  # of the sample logs, which hold arrays as long in memory
+Dim = Annotated[int, Field(gt=0, le=2**16, multiple_of=4)]  # a multiple of 4: FBGEMM's vector width
+Seconds = Annotated[int, Field(gt=0, le=10**6)]  # 11 days; a C++ duration overflows beyond 292 years
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # int64
 Widths = Annotated[tuple[Positive, ...], Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -25,9 +31,9 @@ class SampleLogs(Section):
 
     train_rows: Positive
     test_rows: Positive
-    seed: int = 7
-    num_users: Positive = 20_000
-    num_items: Positive = 5_000
+    seed: Seed = 7
+    num_users: Population = 20_000
+    num_items: Population = 5_000
     ctr: Annotated[float, Field(gt=0, lt=1)] = 0.05
     cvr: Annotated[float, Field(gt=0, lt=1)] = 0.10
 
@@ -50,10 +56,10 @@ class DataConfig(Section):
 
 
 class TableConfig(Section):
-    """An embedding table. `dim` must be a multiple of 4 (FBGEMM's vector width)."""
+    """An embedding table. Its name is a name in torch, too: `config_rules` says which ones can not be."""
 
     rows: Positive
-    dim: Annotated[int, Field(gt=0, multiple_of=4)] = 16
+    dim: Dim = 16
     pooling: Literal["sum", "mean"] = "sum"
     sharding: Literal[
         "auto", "table_wise", "row_wise", "column_wise", "table_row_wise", "grid", "data_parallel"
@@ -88,11 +94,11 @@ class BagFeature(TableFeature):
     policy: Literal["hash", "clamp", "reject"] = "hash"
     weights: str | None = None  # column with a list of numbers, as long as the ids
     max_length: Positive | None = None
-    keep: Literal["first", "last"] = "last"  # which end of a longer list stays; histories grow at their end
+    keep: Literal["first", "last"] | None = None  # which end of a longer list stays; none: last, where histories grow
 
     @model_validator(mode="after")
     def _keep_needs_a_length(self) -> Self:
-        if "keep" in self.model_fields_set and self.max_length is None:
+        if self.keep is not None and self.max_length is None:
             raise ValueError("`keep` says which end of a longer list stays, so it needs `max_length`")
         return self
 
@@ -102,7 +108,7 @@ class BucketFeature(TableFeature):
 
     kind: Literal["bucket"]
     boundaries: Annotated[tuple[float, ...], Field(min_length=1)]
-    dim: Annotated[int, Field(gt=0, multiple_of=4)] = 16
+    dim: Dim = 16
 
     @model_validator(mode="after")
     def _ascending(self) -> Self:
@@ -133,7 +139,7 @@ class DotInteraction(Section):
     """DLRM: pairwise dot products of the embeddings and of a bottom MLP's output (arXiv 1906.00091)."""
 
     kind: Literal["dot"]
-    bottom: tuple[Positive, ...] = (64,)  # hidden widths of the MLP over the dense features, before the last (= dim)
+    bottom: tuple[Positive, ...] | None = None  # hidden widths of the MLP over dense features; none: (64,); its last is dim
 
 
 class CrossInteraction(Section):
@@ -178,7 +184,7 @@ class EmbeddingOptim(Section):
 
     kind: Literal["rowwise_adagrad", "adagrad", "sgd", "adam", "partial_rowwise_adam"] = "rowwise_adagrad"
     lr: Annotated[float, Field(gt=0)] = 0.02
-    eps: Annotated[float, Field(gt=0)] = 1e-8
+    eps: Annotated[float, Field(gt=0)] | None = None  # none: 1e-8 for the kinds that have one (all but sgd)
 
 
 class DenseOptim(Section):
@@ -211,15 +217,15 @@ class TrainConfig(Section):
 class RunConfig(Section):
     dir: str
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: Positive | None = None  # of the dense kernels, per rank; none: what the launcher set
-    start_timeout: Positive = 600  # seconds for start-up collectives: ranks import, read and plan at their own pace
-    step_timeout: Positive = 300  # seconds for a collective after step 1; a healthy step takes well under one
+    threads: Annotated[int, Field(gt=0, le=4096)] | None = None  # of the dense kernels, per rank; none: what the launcher set
+    start_timeout: Seconds = 600  # seconds for start-up collectives: ranks import, read and plan at their own pace
+    step_timeout: Seconds = 300  # seconds for a collective after step 1; a healthy step takes well under one
 
 
 class Config(Section):
     """One training run, complete. Equal configs on equal data give equal bits."""
 
-    seed: int = 1
+    seed: Seed = 1
     run: RunConfig
     data: DataConfig
     tables: dict[str, TableConfig] = {}

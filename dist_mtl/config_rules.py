@@ -1,7 +1,9 @@
 """Rules between the values of a `Config`: each names the keys, the reason and what to do."""
 
+import os.path
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 from dist_mtl.hints import nearest
@@ -11,11 +13,55 @@ if TYPE_CHECKING:
 
 POINTWISE = ("adagrad", "sgd", "adam")  # optimizers whose state is per element, so that columns can live apart
 
+# A table is a member of a torch.nn.ModuleDict, which refuses the names of its own attributes. Written out, because a
+# configuration imports no torch; a test compares them. Its private ones change with the version: no name begins with _.
+TAKEN = frozenset(
+    """
+    T_destination add_module apply bfloat16 buffers call_super_init children clear compile cpu cuda double
+    dump_patches eval extra_repr float forward get_buffer get_extra_state get_parameter get_submodule half ipu items
+    keys load_state_dict modules mtia named_buffers named_children named_modules named_parameters parameters pop
+    register_backward_hook register_buffer register_forward_hook register_forward_pre_hook
+    register_full_backward_hook register_full_backward_pre_hook register_load_state_dict_post_hook
+    register_load_state_dict_pre_hook register_module register_parameter register_state_dict_post_hook
+    register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule share_memory state_dict to to_empty
+    train training type update values xpu zero_grad
+    """.split()
+)
+
 
 def check(config: "Config") -> None:
     """Raise ValueError with every rule that is broken, one a line."""
-    if problems := [problem for rule in (_features, _labels, _sharding, _model, _sizes) for problem in rule(config)]:
+    if problems := [problem for rule in RULES for problem in rule(config)]:
         raise ValueError("\n".join(problems))
+
+
+def table_name_for(wanted: str, used: Collection[str]) -> str:
+    """`wanted`, or the nearest name that a table can have: `type` -> `type_`, `2nd` -> `t2nd`; never one of `used`."""
+    name = re.sub(r"[^A-Za-z0-9_]", "_", wanted)
+    if not re.match(r"[A-Za-z]", name):
+        name = f"t{name}"
+    while name in TAKEN or name in used:
+        name += "_"
+    return name
+
+
+def _table_names(config: "Config") -> Iterator[str]:
+    for name in config.all_tables:
+        others = [n for n in (*config.all_tables, *config.features) if n != name]
+        if table_name_for(name, ()) == name:
+            continue
+        other = table_name_for(name, others)
+        reason = "torch keeps that name for itself" if name in TAKEN else "it must be letters, digits and _, a letter first"
+        if name in config.tables:
+            users = [feature for feature in config.features if config.table_of(feature) == name]
+            told = "".join(f', and set features.{feature}.table = "{other}"' for feature in users)
+            yield f"tables.{name}: no name for a table: {reason}. Call it tables.{other}{told}"
+        else:
+            column = config.features[name].column or name
+            yield (
+                f"features.{name}: no name for the table that it makes: {reason}. "
+                f'Call it features.{other}, with column = "{column}"'
+            )
 
 
 def _features(config: "Config") -> Iterator[str]:
@@ -36,7 +82,10 @@ def _features(config: "Config") -> Iterator[str]:
             yield f"tables.{table}: no feature is looked up in it; remove it, or name it in a feature's `table`"
 
 
-def _labels(config: "Config") -> Iterator[str]:
+def _data(config: "Config") -> Iterator[str]:
+    data = config.data
+    if data.test is not None and os.path.normpath(data.test) == os.path.normpath(data.train):
+        yield f"data.test: `{data.test}` is data.train; metrics on trained rows mean nothing. Remove it, or name other rows"
     labels = config.data.labels
     if len(set(labels)) != len(labels):
         yield "data.labels: a column stands there twice"
@@ -50,6 +99,8 @@ def _labels(config: "Config") -> Iterator[str]:
 
 def _sharding(config: "Config") -> Iterator[str]:
     kind = config.optim.embedding.kind
+    if kind == "sgd" and config.optim.embedding.eps is not None:
+        yield "optim.embedding.eps: sgd divides by nothing; remove it"
     for name, table in config.tables.items():
         if table.sharding in ("column_wise", "grid") and kind not in POINTWISE:
             # Measured: the row statistic is then one per column shard, weights differ by 0.2 after 4 steps.
@@ -71,7 +122,7 @@ def _model(config: "Config") -> Iterator[str]:
     if not dims:
         yield "features: at least one must be an id, a bag or a bucketised number"
     spec = config.model.interaction
-    if spec.kind == "dot" and "bottom" in spec.model_fields_set:
+    if spec.kind == "dot" and spec.bottom is not None:
         if not any(feature.kind == "dense" for feature in config.features.values()):
             yield "model.interaction.bottom: there is no dense feature for the bottom MLP to read; remove it"
     if spec.kind == "dot" and len(dims) > 1:
@@ -81,3 +132,6 @@ def _model(config: "Config") -> Iterator[str]:
 def _sizes(config: "Config") -> Iterator[str]:
     if config.data.shuffle_rows < config.train.global_batch:
         yield f"data.shuffle_rows: {config.data.shuffle_rows} is less than one step, train.global_batch"
+
+
+RULES = (_table_names, _features, _data, _sharding, _model, _sizes)

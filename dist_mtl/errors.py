@@ -3,10 +3,9 @@
     DistMtlError
     |-- ConfigError      64  the configuration is wrong; nothing was started
     |-- DataError        65  the data are missing, changed, of the wrong type, or break the label rules
-    |   `-- NonFiniteError   a loss or a gradient is NaN or infinite
+    |   `-- NonFiniteError   a loss, a weight or a score is NaN or infinite
     |-- CheckpointError  66  a commit can not be read or does not belong to this model
-    |-- InternalError    70  the program can not go on (also: any other exception)
-    `-- Preempted        75  stopped on request after a commit; run the same command again
+    `-- InternalError    70  the program can not go on (also: any other exception)
 
 A message says what is wrong, where, and what to do next.
 """
@@ -23,7 +22,6 @@ class ConfigError(DistMtlError):
     """The configuration is wrong: an unknown key, a wrong type, values that do not fit together."""
 
     exit_code = 64
-    all_ranks = True  # every rank reads the same file
 
 
 class DataError(DistMtlError):
@@ -33,7 +31,7 @@ class DataError(DistMtlError):
 
 
 class NonFiniteError(DataError):
-    """A loss is NaN or infinite; no rank has applied the step."""
+    """A loss, a weight or a score is NaN or infinite. The newest commit holds finite weights."""
 
 
 class CheckpointError(DistMtlError):
@@ -48,12 +46,6 @@ class InternalError(DistMtlError):
     exit_code = 70
 
 
-class Preempted(DistMtlError):
-    """Stopped on request after a commit; the same command continues."""
-
-    exit_code = 75
-
-
 FAMILIES: dict[str, type[DistMtlError]] = {
-    kind.__name__: kind for kind in (ConfigError, DataError, NonFiniteError, CheckpointError, InternalError, Preempted)
+    kind.__name__: kind for kind in (ConfigError, DataError, NonFiniteError, CheckpointError, InternalError)
 }

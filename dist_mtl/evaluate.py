@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -9,11 +10,11 @@ from torch import Tensor
 from dist_mtl.assemble import build, check_world, open_dataset
 from dist_mtl.checkpoint import format as commits
 from dist_mtl.checkpoint import store
-from dist_mtl.config import Config
+from dist_mtl.config import Config, RunConfig
 from dist_mtl.config_file import parse
 from dist_mtl.data.batch import Batch
 from dist_mtl.data.loader import Dataset
-from dist_mtl.errors import CheckpointError, ConfigError
+from dist_mtl.errors import CheckpointError, ConfigError, NonFiniteError
 from dist_mtl.metrics.histogram import LogitHistogram
 from dist_mtl.metrics.task import TaskMetrics, compute
 from dist_mtl.model.mtl import Outputs
@@ -30,6 +31,8 @@ class Evaluation:
     tasks: dict[str, TaskMetrics]
     ceiling: dict[str, float]
     rows: int
+    dropped: int  # rows left out because they break the funnel
+    clamped: int  # ids that the policy `clamp` moved
 
 
 def task_names(labels: tuple[str, ...]) -> list[str]:
@@ -56,19 +59,33 @@ def readings(outputs: Outputs, batch: Batch, head: str) -> tuple[Tensor, Tensor,
 
 @torch.no_grad()
 def evaluate(model: ShardedModel, dataset: Dataset, config: Config, rt: Runtime) -> Evaluation:
-    """Evaluate one pass over `dataset` on all ranks; the result is the same on each. The model's mode is restored."""
+    """Evaluate one pass over `dataset` on all ranks; the result is the same on each. The model's mode is restored.
+
+    Raises NonFiniteError on every rank if a score is not finite.
+    """
     names = task_names(config.data.labels)
     histogram = LogitHistogram(len(names), rt.device)
     was_training = model.module.training
+    counts = torch.zeros(3, dtype=torch.int64, device=rt.device)
     model.module.eval()
     for batch in batches(dataset, rt):
         batch = batch.to(rt.device)
-        histogram.update(*readings(model.module(batch), batch, config.model.head))
+        logits_BM, labels_BM, weights_BM = readings(model.module(batch), batch, config.model.head)
+        counts += counts.new_tensor([batch.dropped, batch.clamped, 0])
+        counts[2] += (~logits_BM.isfinite()).sum()
+        histogram.update(logits_BM.nan_to_num(), labels_BM, weights_BM)
     model.module.train(was_training)
-    rt.all_reduce(histogram.bins_M2K)
-    rt.all_reduce(histogram.sums_MS)
+    for sums in (histogram.bins_M2K, histogram.sums_MS, counts):
+        rt.all_reduce(sums)
+    dropped, clamped, bad = counts.tolist()
+    if bad:
+        rt.all_ranks(lambda: _refuse_scores(bad))
     tasks = dict(zip(names, compute(histogram), strict=True))
-    return Evaluation(tasks, dict(dataset.manifest.ceiling), dataset.manifest.num_rows)
+    return Evaluation(tasks, dict(dataset.manifest.ceiling), dataset.manifest.num_rows, dropped, clamped)
+
+
+def _refuse_scores(count: int) -> None:
+    raise NonFiniteError(f"{count} scores are not finite; train again from an older commit with lower learning rates")
 
 
 def evaluate_run(run_dir: str, data: str | None = None) -> tuple[Evaluation, str]:
@@ -76,17 +93,28 @@ def evaluate_run(run_dir: str, data: str | None = None) -> tuple[Evaluation, str
 
     Returns the evaluation and a title. Raises CheckpointError if the run has no commit, ConfigError without data.
     """
-    folder = store.latest(run_dir)
-    if folder is None:
-        raise CheckpointError(f"{run_dir}: no complete commit in it; train first, or correct the path")
-    commit = commits.read(folder)
-    config = parse(commit.config, source=str(folder))
-    if (data := data or config.data.test) is None:
-        raise ConfigError(f"{run_dir}: its configuration has no data.test; name a dataset with --data")
-    check_world(config)
-    with runtime(config.run) as rt:
-        dataset = open_dataset(data, config, False, rt)
+    with runtime(RunConfig(dir=run_dir)) as rt:
+        folder = rt.from_first(lambda: _newest(run_dir))
+        config = rt.all_ranks(lambda: _config_of(folder, data))
+        dataset = open_dataset(config.data.test, config, False, rt)
         model = build(config, rt)
-        store.load(model, folder)
+        store.load(model, folder, weights_only=True)
         evaluation = evaluate(model, dataset, config, rt)
-    return evaluation, f"{folder}: {data}, {evaluation.rows:,} rows"
+    return evaluation, f"{folder}: {config.data.test}, {evaluation.rows:,} rows"
+
+
+def _newest(run_dir: str) -> Path:
+    if (folder := store.latest(run_dir)) is None:
+        raise CheckpointError(f"{run_dir}: no complete commit in it; train first, or correct the path")
+    return folder
+
+
+def _config_of(folder: Path, data: str | None) -> Config:
+    """The configuration of a commit, with `data` as its test set, for this world."""
+    config = parse(commits.read(folder).config, source=str(folder))
+    if data is not None:
+        config = config.model_copy(update={"data": config.data.model_copy(update={"test": data})})
+    if config.data.test is None:
+        raise ConfigError(f"{folder}: its configuration has no data.test; name a dataset with --data")
+    check_world(config)
+    return config

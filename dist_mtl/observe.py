@@ -1,6 +1,7 @@
 """What a run says: one JSONL stream of events, and the lines for a person that are rendered from them. First rank only."""
 
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -38,7 +39,7 @@ class Observer:
         """Record an event and render its line, if it has one."""
         if self._stream is None:
             return
-        self._stream.write(json.dumps({"event": name, "time": round(time.time(), 3), **fields}) + "\n")
+        self._stream.write(json.dumps(_json({"event": name, "time": round(time.time(), 3), **fields}), allow_nan=False) + "\n")
         self._stream.flush()
         if name == "step" and self._bar is not None:
             self._bar.update(self._task, completed=fields["step"], rest=_step_line(fields))
@@ -64,6 +65,15 @@ class Observer:
             self._stream.close()
 
 
+def _json(value: Any) -> Any:
+    """`value` with what JSON can not say (NaN, infinity: an undefined metric) as null."""
+    if isinstance(value, dict):
+        return {key: _json(below) for key, below in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json(below) for below in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def _step_line(e: dict[str, Any]) -> str:
     losses = " ".join(f"{name} {value:.4f}" for name, value in e["losses"].items())
     wait = f"data wait {e['data_wait']:.0%}"
@@ -79,6 +89,7 @@ def _line(name: str, e: dict[str, Any]) -> str | None:
             return (
                 f"start        {e['rows']:,} rows, {e['steps']:,} steps of {e['global_batch']:,} rows on {e['world']} "
                 f"rank(s), {e['device']}; tables {e['table_bytes'] / 1e6:,.1f} MB"
+                + (f"\nnote         {e['idle_gpus']} GPUs stay idle: more ranks than GPUs on a node" * bool(e["idle_gpus"]))
             )
         case "resume":
             return f"resume       from step {e['step']:,} ({e['folder']})"

@@ -25,6 +25,7 @@ FREE = (
     "data.verify",
     "data.sample",
 )
+DECAYING = ("train.epochs", "train.max_steps")  # fixed once the learning rates are a function of the number of steps
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Commit:
     step: int
     world: int
     manifest: str  # digest
+    counts: dict[str, int]  # rows dropped and ids clamped since the run began
     config: dict[str, Any]
     plan: list[dict[str, Any]]
     versions: dict[str, str]
@@ -63,10 +65,16 @@ def read(folder: Path) -> Commit:
     return commit
 
 
-def check_same_run(commit: Commit, config: Config, manifest: str, folder: Path) -> None:
-    """Raise CheckpointError if `config` on this dataset would not continue the run that made `commit`."""
+def check_same_run(commit: Commit, config: Config, manifest: str, steps: int, folder: Path) -> None:
+    """Raise CheckpointError if `config` on this dataset, for `steps` steps, would not continue the run of `commit`."""
+    if commit.step > steps:
+        raise CheckpointError(
+            f"{folder}: trained {commit.step} steps, more than the {steps} that this run is to have; raise train.epochs or "
+            f"train.max_steps, or choose another run.dir"
+        )
     before, now = _flat(commit.config), _flat(config.model_dump(mode="json"))
-    changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and not _is_free(k))
+    free = FREE if config.optim.decay == "none" else tuple(k for k in FREE if k not in DECAYING)
+    changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and not _is_free(k, free))
     if changed:
         lines = "\n".join(f"  {key}: {before.get(key, '(absent)')} -> {now.get(key, '(absent)')}" for key in changed)
         raise CheckpointError(
@@ -80,8 +88,8 @@ def check_same_run(commit: Commit, config: Config, manifest: str, folder: Path) 
         )
 
 
-def _is_free(key: str) -> bool:
-    return any(key == free or key.startswith(free + ".") for free in FREE) or key.endswith(".sharding")
+def _is_free(key: str, free: tuple[str, ...]) -> bool:
+    return any(key == one or key.startswith(one + ".") for one in free) or key.endswith(".sharding")
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

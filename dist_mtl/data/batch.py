@@ -34,10 +34,6 @@ class Batch:
         parts = {name: getattr(self, name).to(device, non_blocking=True) for name in _TENSORS}
         return replace(self, **parts)
 
-    def pin_memory(self) -> "Batch":
-        """The same batch in page-locked memory, from which a copy to the GPU overlaps with computation."""
-        return replace(self, **{name: getattr(self, name).pin_memory() for name in _TENSORS})
-
 
 _TENSORS = ("slots_B", "ids", "dense_BD", "labels_BT", "weight_B")
 

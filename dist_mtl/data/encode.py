@@ -129,7 +129,7 @@ class Encoder:
             numbers = _numbers(table, column, where, null=np.nan)
             buckets = np.searchsorted(np.asarray(feature.boundaries), numbers, side="right")
             return np.where(np.isnan(numbers), NO_ID, buckets)
-        array = table.column(column).combine_chunks()
+        array = _decoded(table.column(column).combine_chunks())
         rows, moved = self._map(name, _ids(array, feature.policy), where)
         if moved is not None:
             clamped += moved
@@ -157,6 +157,7 @@ class Encoder:
     def _bag(self, name: str, table: pa.Table, clamped: np.ndarray, where: Where) -> Bag:
         feature = self.config.features[name]
         array, offsets = _lists(table, feature.column or name)
+        array = _decoded(array)
         owner = np.repeat(np.arange(table.num_rows), np.diff(offsets))
         if array.null_count:
             bad = array.is_null().to_numpy(zero_copy_only=False)
@@ -174,7 +175,7 @@ class Encoder:
         if moved is not None:
             clamped += np.bincount(owner[moved], minlength=len(clamped)).astype(np.int32)
         if feature.max_length is not None:
-            kept, offsets = _truncate(offsets, feature.max_length, feature.keep)
+            kept, offsets = _truncate(offsets, feature.max_length, feature.keep or "last")
             values, weights = values[kept], None if weights is None else weights[kept]
         if self.weighted and self.config.tables[self.config.table_of(name)].pooling == "mean":
             weights = _shares(offsets, weights)
@@ -234,10 +235,13 @@ def _is_list(kind: pa.DataType, inner: Callable[[pa.DataType], bool]) -> bool:
     return lists and inner(kind.value_type)
 
 
+def _decoded(array: pa.Array) -> pa.Array:
+    """A dictionary's values in their places. Before nulls are asked for: one may be among the values, uncounted."""
+    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+
+
 def _ids(array: pa.Array, policy: str) -> np.ndarray:
     """Integers or strings -> int64; nulls give any value. uint64 wraps under `hash`, where an id is a name, else saturates."""
-    if pa.types.is_dictionary(array.type):
-        array = array.dictionary_decode()
     if _is_string(array.type):
         array = array.cast(pa.large_string())
         _, offsets, data = array.buffers()

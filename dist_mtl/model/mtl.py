@@ -31,6 +31,8 @@ class Outputs:
 
 ALIGNMENT = 16  # columns; rows of 64 bytes: products over 429 columns are 12 % slower than over 432 (measured, one core)
 
+BOTTOM = (64,)  # hidden widths of DLRM's MLP over the dense features, unless configured
+
 
 class Interaction(nn.Module):
     """Pooled embeddings and dense features -> the shared input x, padded with zeros to a multiple of ALIGNMENT columns."""
@@ -44,7 +46,7 @@ class Interaction(nn.Module):
             case DotInteraction():
                 vectors = len(dims)
                 if dense:
-                    self.bottom = MLP(dense, (*spec.bottom, dims[0]))
+                    self.bottom = MLP(dense, (*(BOTTOM if spec.bottom is None else spec.bottom), dims[0]))
                     vectors, width = vectors + 1, sum(dims) + dims[0]
                 self.dot = Dot(vectors)
                 width += self.dot.outputs

@@ -10,8 +10,10 @@ from torch.nn import functional
 
 from dist_mtl.model.layers import MLP, Noise
 
-# exp(-1e-7) is the largest probability that float32 log1mexp can still tell from 1.
-LARGEST_LOG = -1e-7
+# Beyond a logit of 83 float32 logsigmoid underflows to 0, of which log1mexp would be infinite.
+LARGEST_LOG = -1e-36
+# A direct CTCVR tower may exceed the CTR tower; the CVR read from their ratio is then 1 - 1e-7 (logit 16).
+LARGEST_RATIO = -1e-7
 
 
 class Tower(nn.Module):
@@ -47,7 +49,7 @@ def funnel(logits_BT: Tensor, head: Literal["ctcvr", "esmm", "clicked"]) -> Funn
     """
     logs_BT = functional.logsigmoid(logits_BT).clamp(max=LARGEST_LOG)
     if head == "ctcvr":
-        rest = (logs_BT[:, 1:] - logs_BT[:, :-1]).clamp(max=LARGEST_LOG)
+        rest = (logs_BT[:, 1:] - logs_BT[:, :-1]).clamp(max=LARGEST_RATIO)
         return Funnel(logs_BT, torch.cat([logs_BT[:, :1], rest], dim=1))
     return Funnel(logs_BT.cumsum(dim=1), logs_BT)
 

@@ -52,7 +52,7 @@ def train_step(model: ShardedModel, objective: Objective, batch: Batch, rt: Runt
 def _not_finite(step: int, losses_T: Tensor) -> NonFiniteError:
     error = NonFiniteError(
         f"step {step}: the losses are {losses_T.tolist()}; no weight was changed by this step. Lower optim.dense.lr and "
-        f"optim.embedding.lr, or look at the dense features (launch/describe.py)"
+        f"optim.embedding.lr, or look for extreme values among the dense features"
     )
     error.all_ranks = True
     return error

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -40,13 +41,17 @@ class Runtime:
         """Run `action` on every rank. If it fails on any, every rank raises the error of the first one that failed.
 
         This is how a fault of one rank (a file that only it reads) becomes an agreed end instead of a hang. `action`
-        itself must contain no collective.
+        itself must contain no collective. An unforeseen exception prints its traceback where it happened, and ends the
+        other ranks as an InternalError.
         """
         value, error = None, None
         try:
             value = action()
         except DistMtlError as failure:
             error = failure
+        except Exception as failure:
+            traceback.print_exc()
+            error = InternalError(f"{type(failure).__name__}: {failure}")
         if self.size == 1:
             if error is not None:
                 error.all_ranks = True
@@ -63,6 +68,18 @@ class Runtime:
                 agreed = FAMILIES.get(family, InternalError)(f"rank {rank}: {text}")
             agreed.all_ranks = True
             raise agreed
+        return value
+
+    def from_first(self, action: Callable[[], T]) -> T:
+        """Run `action` on the first rank only and give its value to all; its error is raised by all.
+
+        For what the ranks must not each find out for themselves, such as which commit is the newest.
+        """
+        value = self.all_ranks(lambda: action() if self.world.is_first else None)
+        if self.size > 1:
+            shared = [value]
+            dist.broadcast_object_list(shared, src=0, group=self.group)
+            value = shared[0]
         return value
 
     def all_reduce(self, values: torch.Tensor) -> torch.Tensor:
@@ -96,12 +113,17 @@ def runtime(config: RunConfig) -> Iterator[Runtime]:
     backend = "nccl" if device.type == "cuda" else "gloo"
     timeout = timedelta(seconds=config.start_timeout)
     alone = {} if world.launched else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
-    dist.init_process_group(backend, timeout=timeout, **alone)
     try:
-        yield Runtime(world, device, dist.group.WORLD, timedelta(seconds=config.step_timeout))
-    finally:
-        gc.collect()  # DDP's reducers hold the group; destroying it under them warns
-        dist.destroy_process_group()
+        dist.init_process_group(backend, timeout=timeout, **alone)
+    except (RuntimeError, ValueError) as error:
+        raise InternalError(
+            f"rank {world.rank} of {world.size} could not join the others within {config.start_timeout} s: "
+            f"{str(error).splitlines()[0]}. Is the rendezvous address free, and did every rank start?"
+        ) from None
+    yield Runtime(world, device, dist.group.WORLD, timedelta(seconds=config.step_timeout))
+    # Not after an error: a group with a dead peer can block here, and the process is about to end anyway.
+    gc.collect()  # DDP's reducers hold the group; destroying it under them warns
+    dist.destroy_process_group()
 
 
 def _device(config: RunConfig, world: World) -> torch.device:

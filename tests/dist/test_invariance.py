@@ -80,7 +80,9 @@ def test_same_for_other_models(folder: Path, overrides: tuple[str, ...]) -> None
     assert_same(run(folder, 2, "row_wise", *overrides), reference, overrides[0])
     if overrides == ("model.dropout=0.3",):
         assert_same(run(folder, 4, "table_wise", *overrides), reference, overrides[0])
-        assert np.abs(reference[0].losses - run(folder, 1, "table_wise")[0].losses).max() > 1e-3  # it does drop
+        assert (
+            np.abs(reference[0].losses - run(folder, 1, "table_wise")[0].losses[:VARIANT_STEPS]).max() > 1e-3
+        )  # it does drop
 
 
 def test_each_row_once_an_epoch_and_only_the_last_step_padded(folder: Path) -> None:

@@ -82,7 +82,7 @@ def test_every_parameter_has_exactly_one_optimizer_of_the_asked_kind(inside: tup
     assert len([name for name in held if "embedding_bags" in name]) == 4
 
 
-@pytest.mark.parametrize(("sharding", "world"), product(PLANS, [1, 2]))
+@pytest.mark.parametrize(("sharding", "world"), list(product(PLANS, [1, 2])))
 def test_reject_is_the_same_error_under_every_plan(folder: Path, sharding: str, world: int) -> None:
     first = next(
         i
