@@ -1,13 +1,14 @@
 """What every script of launch/ shares: the configuration's arguments, and errors as messages with exit codes."""
 
 import argparse
+import math
 import os
 import sys
 import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from dist_mtl.config import Config
+from dist_mtl.config import MAX_COUNT, Config
 from dist_mtl.config_file import load
 from dist_mtl.errors import ConfigError, DistMtlError, InternalError
 from dist_mtl.parallel.world import World
@@ -15,9 +16,24 @@ from dist_mtl.parallel.world import World
 DEFAULT_CONFIG = "configs/quickstart.toml"
 
 
-def config_arguments(description: str) -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are ConfigErrors: exit code 64, and one message for all ranks. Parse inside `run`."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}\n{' '.join(self.format_usage().split())}")
+
+
+def count(text: str) -> int:
+    """A positive whole number, also as 1e6, for `type=`."""
+    number = float(text)
+    if not math.isfinite(number) or number != int(number) or not 1 <= number <= MAX_COUNT:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {MAX_COUNT:,}")
+    return int(number)
+
+
+def config_arguments(description: str) -> Parser:
     """A parser for `CONFIG --set=a.b=1 --set=...`."""
-    parser = argparse.ArgumentParser(description=description)
+    parser = Parser(description=description)
     parser.add_argument("config", nargs="?", default=DEFAULT_CONFIG, help=f"TOML file (default {DEFAULT_CONFIG})")
     parser.add_argument(
         "--set",

@@ -34,7 +34,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
             raw = file.read(MAX_BYTES + 1)  # never more, whatever the file is: /dev/zero has no size and no end
         if len(raw) > MAX_BYTES:
             size = max(path.stat().st_size, len(raw))
-            raise ConfigError(f"{path}: {size:,} bytes; a configuration has at most {MAX_BYTES:,}")
+            raise ConfigError(f"{path}: {size} bytes; a configuration has at most {MAX_BYTES}")
         return tomllib.loads(raw.decode())
     except OSError as error:
         siblings = [str(p) for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []

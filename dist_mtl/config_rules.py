@@ -51,7 +51,7 @@ def _table_names(config: "Config") -> Iterator[str]:
         if table_name_for(name, ()) == name:
             continue
         other = table_name_for(name, others)
-        reason = "torch keeps that name for itself" if name in TAKEN else "it must be letters, digits and _, a letter first"
+        reason = "torch keeps it for itself" if name in TAKEN else "it must be letters, digits and _, a letter first"
         if name in config.tables:
             users = [feature for feature in config.features if config.table_of(feature) == name]
             told = "".join(f', and set features.{feature}.table = "{other}"' for feature in users)

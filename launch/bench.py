@@ -7,16 +7,16 @@ environment with torch-rechub installed; without it that contender is left out.
 import argparse
 import os
 
-from dist_mtl.cli import run
+from dist_mtl.cli import Parser, count, run
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=1_000_000, help="rows of each of the 26 tables (default 1,000,000)")
-    parser.add_argument("--ranks", type=int, default=1, help="ranks, which share the machine's cores (default 1)")
-    parser.add_argument("--rounds", type=int, default=7, help="rounds; a ratio is the median over them (default 7)")
-    parser.add_argument("--steps", type=int, default=20, help="steps a round and contender (default 20)")
-    parser.add_argument("--logs", type=int, default=1_048_576, help="rows of the benchmark logs (default 1,048,576)")
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=count, default=1_000_000, help="rows of each of the 26 tables (default 1,000,000)")
+    parser.add_argument("--ranks", type=count, default=1, help="ranks, which share the machine's cores (default 1)")
+    parser.add_argument("--rounds", type=count, default=7, help="rounds; a ratio is the median over them (default 7)")
+    parser.add_argument("--steps", type=count, default=20, help="steps a round and contender (default 20)")
+    parser.add_argument("--logs", type=count, default=1_048_576, help="rows of the benchmark logs (default 1,048,576)")
     parser.add_argument("--folder", default="data/bench", help="where the logs are kept (default data/bench)")
     parser.add_argument("--rechub", metavar="PYTHON", help="the Python of an environment with torch-rechub 0.9")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only these contenders")

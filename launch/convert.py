@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
-from dist_mtl.cli import run
+from dist_mtl.cli import Parser, run
 from dist_mtl.data import manifest
 from dist_mtl.data.convert import movielens, tabular
 from dist_mtl.errors import ConfigError
@@ -32,9 +32,9 @@ def main() -> None:
             tell(Path(arguments.folder), listed)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     sources = parser.add_subparsers(dest="source", required=True)
 
     films = sources.add_parser("movielens", help="MovieLens-100K")
@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     test = table.add_mutually_exclusive_group()
     test.add_argument("--split-by", metavar="COL", help="rows of one value (a user, a page) stay together")
     test.add_argument("--test", action="append", default=[], metavar="FILE", help="files with the test rows")
-    table.add_argument("--test-share", type=float, default=0.2, help="share of the values of --split-by (default 0.2)")
+    table.add_argument("--test-share", type=float, help="share of the values of --split-by (default 0.2)")
 
     listing = sources.add_parser("manifest", help="list and checksum the Parquet files of a folder")
     listing.add_argument("folder")
@@ -68,12 +68,15 @@ def convert_csv(arguments: argparse.Namespace) -> None:
     delimiter = "\t" if arguments.delimiter in ("tab", "\\t") else arguments.delimiter
     if len(delimiter) != 1:
         raise ConfigError(f"--delimiter {arguments.delimiter!r}: one character, or 'tab'")
-    if not 0 < arguments.test_share < 1:
-        raise ConfigError(f"--test-share {arguments.test_share}: a share between 0 and 1")
+    share = arguments.test_share
+    if share is not None and arguments.split_by is None:
+        raise ConfigError(f"--test-share {share}: name the column whose values are shared out, --split-by COL")
+    if share is not None and not 0 < share < 1:
+        raise ConfigError(f"--test-share {share}: a share between 0 and 1")
     source = tabular.Csv(
         tuple(arguments.src), arguments.click, arguments.conversion, delimiter, tuple(arguments.id), bags
     )
-    split = tabular.Split(tuple(arguments.test), arguments.split_by, arguments.test_share)
+    split = tabular.Split(tuple(arguments.test), arguments.split_by, **({} if share is None else {"share": share}))
     columns = TextColumn("{task.description} {task.completed:,.0f} rows"), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True)) as bars:
         bar = bars.add_task("read", total=None)

@@ -1,12 +1,10 @@
 """Evaluate a run's newest commit: python launch/evaluate.py RUN [--data FOLDER]. On any number of ranks."""
 
-import argparse
-
-from dist_mtl.cli import run
+from dist_mtl.cli import Parser, run
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("run", help="the folder of a run, e.g. runs/quickstart")
     parser.add_argument("--data", help="a dataset folder (default: the run's data.test)")
     arguments = parser.parse_args()

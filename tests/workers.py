@@ -40,7 +40,7 @@ def trace(config: Config, steps: int) -> Trace:
     check_world(config)
     with runtime(config.run) as rt:
         dataset = open_dataset(config.data.train, config, config.data.shuffle, rt)
-        model = build(config, rt)
+        model = build(config, rt, steps)
         objective = TaskObjective.of(config.model, len(config.data.labels))
         rows, losses, first = [], [], {}
         for batch in batches(dataset, rt, 0, steps):
@@ -94,7 +94,7 @@ def assemble(ranks: list[Parts]) -> dict[str, np.ndarray]:
 def state_after(config: Config, commit: str) -> Parts:
     """This rank's part of a commit, loaded into a fresh model of `config`."""
     with runtime(config.run) as rt:
-        model = build(config, rt)
+        model = build(config, rt, steps=1)  # to train: with its optimizer states
         store.load(model, Path(commit))
         return parts(model)
 
@@ -150,7 +150,7 @@ class Inside:
 def look_inside(config: Config) -> Inside:
     """Build the model and embed the first batch; nothing is trained."""
     with runtime(config.run) as rt:
-        model = build(config, rt)
+        model = build(config, rt, steps=1)  # to train: with its optimizer states
         embeddings = model.module.module.embeddings
         batch = next(batches(open_dataset(config.data.train, config, config.data.shuffle, rt), rt))
         with torch.no_grad():

@@ -9,6 +9,8 @@ from dist_mtl.bench.floor import measure_floor
 from dist_mtl.bench.shape import Shape
 from dist_mtl.data import manifest
 from dist_mtl.data.synthetic import BenchmarkLogs, write_logs
+from dist_mtl.errors import ConfigError
+from dist_mtl.hints import nearest
 
 # (what, faster, slower or equal): the claims, each a ratio of times within a round.
 CLAIMS = (
@@ -22,9 +24,19 @@ CLAIMS = (
 
 
 def entries_of(cores: int, ranks: int, rechub: bool, only: list[str] | None) -> list[Entry]:
-    """The contenders on `ranks` ranks that share the cores; those that can not be sharded on one rank only."""
+    """The contenders on `ranks` ranks that share the cores; those that can not be sharded on one rank only.
+
+    Raises ConfigError if `only` names one that does not exist, or that can not run so.
+    """
     alone = ["plain", *(["torch-rechub"] if rechub else [])] if ranks == 1 else []
     names = ["loader", "step", "end_to_end", "bare_dmp", *alone]
+    for name in only or ():
+        if name not in (*names, "plain", "torch-rechub"):
+            raise ConfigError(f"--only {name}: there is no such contender; {nearest(name, names) or ', '.join(names)}")
+        if name not in names and ranks > 1:
+            raise ConfigError(f"--only {name}: it can not be sharded; use --ranks 1")
+        if name not in names:
+            raise ConfigError(f"--only {name}: name the Python of an environment that has it, --rechub PYTHON")
     threads = max(1, cores // ranks)
     return [Entry(name, ranks, threads) for name in names if only is None or name in only]
 

@@ -8,15 +8,15 @@ Ids are exact; a price or a true probability may differ in its last bit where a 
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pyarrow as pa
+from pydantic import Field
 
-from dist_mtl.config import SampleLogs
+from dist_mtl.config import Population, SampleLogs, Section, Seed
 from dist_mtl.data import draws, manifest, shop
 from dist_mtl.data.hashing import random_bits
 from dist_mtl.data.shop import SHARD_ROWS, sigmoid, solve
@@ -27,16 +27,15 @@ Split = Literal["train", "test"]
 OnRows = Callable[[int], None]  # told how many rows came last
 
 
-@dataclass(frozen=True)
-class BenchmarkLogs:
+class BenchmarkLogs(Section):
     """Id columns c0, c1, ... of `rows_per_table` ids each and dense columns d0, d1, ..., all independent."""
 
-    ids: int = 26
-    rows_per_table: int = 1_000_000
-    dense: int = 13
-    seed: int = 7
-    ctr: float = 0.05
-    cvr: float = 0.10
+    ids: Annotated[int, Field(ge=1, le=10_000)] = 26
+    rows_per_table: Population = 1_000_000
+    dense: Annotated[int, Field(ge=0, le=10_000)] = 13
+    seed: Seed = 7
+    ctr: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    cvr: Annotated[float, Field(gt=0, lt=1)] = 0.10
 
 
 def generate(spec: SampleLogs | BenchmarkLogs, num_rows: int, split: Split, first_row: int = 0) -> Iterator[pa.Table]:

@@ -22,6 +22,7 @@ PLANS = {
     "mixed": {"user": "row_wise", "item": "table_wise", "tag": "data_parallel"},
 }
 EXPERTS, LABELS = 2, 2
+EPS = 1e-8  # the default of every embedding optimizer here
 FIRST, SECOND = "backbone.experts.first.layers.0", "backbone.experts.rest.{}.layers.0"  # names in the product
 
 
@@ -121,8 +122,8 @@ def train_oracle(config: Config, warmup: int) -> tuple[Oracle, list[Tensor]]:
     oracle, optim = Oracle(config), config.optim
     tables = [bag.weight for bag in oracle.bags.values()]
     sparse = {
-        "rowwise_adagrad": lambda: RowWiseAdagrad(tables, optim.embedding.lr, optim.embedding.eps),
-        "adagrad": lambda: torch.optim.Adagrad(tables, optim.embedding.lr, eps=optim.embedding.eps),
+        "rowwise_adagrad": lambda: RowWiseAdagrad(tables, optim.embedding.lr, EPS),
+        "adagrad": lambda: torch.optim.Adagrad(tables, optim.embedding.lr, eps=EPS),
         "sgd": lambda: torch.optim.SGD(tables, optim.embedding.lr),
     }[optim.embedding.kind]()
     rest = [p for name, p in oracle.named_parameters() if not name.startswith("bags")]

@@ -89,6 +89,8 @@ def test_killed_and_started_again(folder: Path, whole: dict, kills: list, reques
     assert [e["step"] for e in events(run, "resume")] == [r for r in resumed if r]
     assert tables == [whole["table"]] * 2
     assert_same_bits(run, whole)
+    counts = [{k: e[k] for k in ("dropped", "clamped")} for r in (run, folder / "whole") for e in events(r, "counts")]
+    assert counts[0] == counts[1] and counts[0]["clamped"] > 0  # over all restarts, each row counted once
 
 
 def family(pid: int) -> list[int]:
@@ -163,6 +165,12 @@ def test_a_changed_configuration_is_refused(folder: Path, whole: dict, override:
     for name, message, code in Cluster(2).run(error_of_train, settings(folder, "whole", override)):
         assert (name, code) == ("CheckpointError", 66)
         assert "another configuration" in message and words in message and "run.dir" in message
+
+
+def test_a_run_that_is_longer_than_asked_for_is_refused(folder: Path, whole: dict) -> None:
+    for name, message, code in Cluster(2).run(error_of_train, settings(folder, "whole", "train.max_steps=50")):
+        assert (name, code) == ("CheckpointError", 66)
+        assert f"trained {STEPS} steps, more than the 50" in message
 
 
 def test_changed_data_are_refused_and_moved_data_are_not(folder: Path, whole: dict) -> None:

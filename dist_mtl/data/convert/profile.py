@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dist_mtl.config_rules import table_name_for
 from dist_mtl.data.hashing import hash_strings, mix
 
 SKETCH = 4096  # hashes kept per column: cardinalities are exact below it, within 3 % (two sigma) above
@@ -70,7 +71,7 @@ class Profile:
     def config(self, train: str, test: str | None) -> str:
         """A configuration for these data, as TOML: a start to edit, and valid as it is."""
         tables, features, left_out = [], [], []
-        names = _feature_names(self.columns)
+        names, used = _feature_names(self.columns), set()
         for name, column in self.columns.items():
             feature, key = names[name], "" if names[name] == name else f"column = {json.dumps(name)}, "
             if column.nulls == column.rows:
@@ -86,7 +87,10 @@ class Profile:
                 left_out.append(f"{name}: nearly every row has a value of its own")
             else:
                 ids = column.cardinality
-                tables.append(f"{feature} = {{ rows = {_table_rows(ids)} }}  # about {ids:,} ids")
+                table = table_name_for(feature, used | ({*names.values()} - {feature}))  # `items` -> `items_`
+                used.add(table)
+                key += "" if table == feature else f'table = "{table}", '
+                tables.append(f"{table} = {{ rows = {_table_rows(ids)} }}  # about {ids:,} ids")
                 length = f", max_length = {column.longest}" if column.kind == "bag" else ""
                 features.append(f'{feature} = {{ kind = "{column.kind}"{", " + key[:-2] if key else ""}{length} }}')
         lines = [
