@@ -5,7 +5,6 @@ environment with torch-rechub installed; without it that contender is left out.
 """
 
 import argparse
-import os
 
 from dist_mtl.cli import Parser, count, run
 
@@ -13,7 +12,8 @@ from dist_mtl.cli import Parser, count, run
 def main() -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=count, default=1_000_000, help="rows of each of the 26 tables (default 1,000,000)")
-    parser.add_argument("--ranks", type=count, default=1, help="ranks, which share the machine's cores (default 1)")
+    parser.add_argument("--ranks", type=count, default=1, help="ranks (default 1)")
+    parser.add_argument("--threads", type=count, default=1, help="threads of each rank (default 1)")
     parser.add_argument("--rounds", type=count, default=7, help="rounds; a ratio is the median over them (default 7)")
     parser.add_argument("--steps", type=count, default=20, help="steps a round and contender (default 20)")
     parser.add_argument("--logs", type=count, default=1_048_576, help="rows of the benchmark logs (default 1,048,576)")
@@ -24,7 +24,7 @@ def main() -> None:
 
     from dist_mtl.bench.report import entries_of, report  # after the arguments: importing torch takes seconds
 
-    entries = entries_of(os.cpu_count() or 1, arguments.ranks, arguments.rechub is not None, arguments.only)
+    entries = entries_of(arguments.ranks, arguments.threads, arguments.rechub is not None, arguments.only)
     print(report(entries, arguments))
 
 

@@ -4,6 +4,8 @@ import argparse
 import statistics
 from pathlib import Path
 
+import torch
+
 from dist_mtl.bench.compare import Entry, compare, ratios
 from dist_mtl.bench.floor import measure_floor
 from dist_mtl.bench.shape import Shape
@@ -23,8 +25,8 @@ CLAIMS = (
 )
 
 
-def entries_of(cores: int, ranks: int, rechub: bool, only: list[str] | None) -> list[Entry]:
-    """The contenders on `ranks` ranks that share the cores; those that can not be sharded on one rank only.
+def entries_of(ranks: int, threads: int, rechub: bool, only: list[str] | None) -> list[Entry]:
+    """The contenders on `ranks` ranks of `threads` threads; those that can not be sharded on one rank only.
 
     Raises ConfigError if `only` names one that does not exist, or that can not run so.
     """
@@ -37,12 +39,11 @@ def entries_of(cores: int, ranks: int, rechub: bool, only: list[str] | None) -> 
             raise ConfigError(f"--only {name}: it can not be sharded; use --ranks 1")
         if name not in names:
             raise ConfigError(f"--only {name}: name the Python of an environment that has it, --rechub PYTHON")
-    threads = max(1, cores // ranks)
     return [Entry(name, ranks, threads) for name in names if only is None or name in only]
 
 
 def report(entries: list[Entry], options: argparse.Namespace) -> str:
-    """Measure and describe. `options`: rows, rounds, steps, logs, folder, rechub (see launch/bench.py)."""
+    """Measure and describe. `options`: rows, threads, rounds, steps, logs, folder, rechub (see launch/bench.py)."""
     shape = Shape(rows=options.rows)
     folder = Path(options.folder) / f"{options.rows}"
     if not (folder / "train" / manifest.NAME).exists():
@@ -59,6 +60,7 @@ def report(entries: list[Entry], options: argparse.Namespace) -> str:
         if ours in seconds and theirs in seconds:
             low, middle, high = ratios(seconds[theirs], seconds[ours])
             lines.append(f"| {what} | {middle:.2f} | {low:.2f} to {high:.2f} |")
+    torch.set_num_threads(options.threads)
     floor = measure_floor(shape)
     lines += [
         "",

@@ -93,7 +93,7 @@ def test_extreme_logits_stay_finite(head: str) -> None:
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("size", [5.0, 17.0, 40.0, 80.0])
 def test_a_confident_mistake_keeps_its_gradient(head: str, size: float) -> None:
-    """A saturated probability must not stop the row that would mend it: d loss / d logit is 1 where p is 1 and y is 0."""
+    """A saturated probability must not stop the row that would mend it: the gradient is 1 where p is 1 and y is 0."""
     logits = torch.tensor([[size, size]], requires_grad=True)
     total(head, logits, batch(torch.zeros(1, 2)))[0].backward()
     assert logits.grad[0, 0] == pytest.approx(1, abs=0.01)
