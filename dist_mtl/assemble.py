@@ -10,9 +10,6 @@ from dist_mtl.parallel.runtime import Runtime
 from dist_mtl.parallel.shard import Schedule, ShardedModel, shard
 from dist_mtl.parallel.world import World
 
-SCORING = OptimConfig(embedding=EmbeddingOptim(kind="sgd"))  # the one without states
-
-
 def check_world(config: Config) -> None:
     """Raise ConfigError if the ranks can not share a step evenly."""
     size, rows = World.from_env().size, config.train.global_batch
@@ -30,13 +27,17 @@ def open_dataset(folder: str, config: Config, shuffle: bool, rt: Runtime) -> Dat
     return dataset
 
 
-def build(config: Config, rt: Runtime, steps: int | None = None) -> ShardedModel:
-    """The model of a configuration, sharded, with initial weights that ignore the ranks.
+def build(config: Config, rt: Runtime, steps: int) -> ShardedModel:
+    """The model of a configuration for a run of `steps` steps, sharded, with initial weights that ignore the ranks."""
+    return _build(config, config.optim, steps, rt)
 
-    `steps`: of the run that trains it. None: to score only; it then has no optimizer states, and a model trained on CUDA
-    with an optimizer of the Adam family can be scored on a CPU.
-    """
+
+def build_for_scoring(config: Config, rt: Runtime) -> ShardedModel:
+    """The model without optimizer states; one trained on CUDA with the Adam family can so be scored on a CPU."""
+    return _build(config, OptimConfig(embedding=EmbeddingOptim(kind="sgd")), 1, rt)
+
+
+def _build(config: Config, optim: OptimConfig, steps: int, rt: Runtime) -> ShardedModel:
     model = MultiTaskModel(config, table_device=torch.device("meta"))
-    optim = SCORING if steps is None else config.optim
     rows_per_rank = config.train.global_batch // rt.size
-    return shard(model, config.all_tables, Schedule(optim, steps or 1), config.seed, rows_per_rank, rt)
+    return shard(model, config.all_tables, Schedule(optim, steps), config.seed, rows_per_rank, rt)

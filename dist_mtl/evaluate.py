@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dist_mtl.assemble import build, check_world, open_dataset
+from dist_mtl.assemble import build_for_scoring, check_world, open_dataset
 from dist_mtl.checkpoint import format as commits
 from dist_mtl.checkpoint import store
 from dist_mtl.config import Config, RunConfig
@@ -97,7 +97,7 @@ def evaluate_run(run_dir: str, data: str | None = None) -> tuple[Evaluation, str
         folder = rt.from_first(lambda: _newest(run_dir))
         config = rt.all_ranks(lambda: _config_of(folder, data))
         dataset = open_dataset(config.data.test, config, False, rt)
-        model = build(config, rt)
+        model = build_for_scoring(config, rt)
         store.load(model, folder, weights_only=True)
         evaluation = evaluate(model, dataset, config, rt)
     return evaluation, f"{folder}: {config.data.test}, {evaluation.rows:,} rows"

@@ -20,10 +20,16 @@ def main() -> None:
     parser.add_argument("--folder", default="data/bench", help="where the logs are kept (default data/bench)")
     parser.add_argument("--rechub", metavar="PYTHON", help="the Python of an environment with torch-rechub 0.9")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only these contenders")
+    parser.add_argument("--profile", action="store_true", help="only profile our step: where the time goes")
     arguments = parser.parse_args()
 
-    from dist_mtl.bench.report import entries_of, report  # after the arguments: importing torch takes seconds
+    from dist_mtl.bench.profile import profile  # after the arguments: importing torch takes seconds
+    from dist_mtl.bench.report import entries_of, logs_of, report
 
+    if arguments.profile:
+        shape, folder = logs_of(arguments)
+        print(profile(shape, folder, arguments.threads))
+        return
     entries = entries_of(arguments.ranks, arguments.threads, arguments.rechub is not None, arguments.only)
     print(report(entries, arguments))
 

@@ -88,7 +88,7 @@ def _end_to_end(shape: Shape, folder: str, dataset: Dataset, rt: Runtime) -> Ste
 
 def _trainer(shape: Shape, folder: str, rt: Runtime) -> Callable[[Batch], object]:
     config = shape.config(folder)
-    model, objective = build(config, rt), TaskObjective.of(config.model, 2)
+    model, objective = build(config, rt, steps=1), TaskObjective.of(config.model, 2)
     return lambda batch: train_step(model, objective, batch, rt)
 
 

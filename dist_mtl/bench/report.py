@@ -42,13 +42,18 @@ def entries_of(ranks: int, threads: int, rechub: bool, only: list[str] | None) -
     return [Entry(name, ranks, threads) for name in names if only is None or name in only]
 
 
-def report(entries: list[Entry], options: argparse.Namespace) -> str:
-    """Measure and describe. `options`: rows, threads, rounds, steps, logs, folder, rechub (see launch/bench.py)."""
-    shape = Shape(rows=options.rows)
+def logs_of(options: argparse.Namespace) -> tuple[Shape, str]:
+    """The shape that the options name and the folder of its logs, made where they are not there yet."""
     folder = Path(options.folder) / f"{options.rows}"
     if not (folder / "train" / manifest.NAME).exists():
         write_logs(BenchmarkLogs(rows_per_table=options.rows), folder / "train", options.logs, "train")
-    found = compare(entries, shape, str(folder), options.rounds, options.steps, options.rechub)
+    return Shape(rows=options.rows), str(folder)
+
+
+def report(entries: list[Entry], options: argparse.Namespace) -> str:
+    """Measure and describe. `options`: rows, threads, rounds, steps, logs, folder, rechub (see launch/bench.py)."""
+    shape, folder = logs_of(options)
+    found = compare(entries, shape, folder, options.rounds, options.steps, options.rechub)
     lines = [f"{shape.ids} tables x {shape.rows:,} rows x {shape.dim}, {shape.dense} dense, batch {shape.batch:,}", ""]
     lines += ["| contender | ms/step | rows/s |", "|---|---|---|"]
     for entry, seconds in found.items():
