@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="only profile our step: where the time goes")
     arguments = parser.parse_args()
 
-    from dist_mtl.bench.profile import profile  # after the arguments: importing torch takes seconds
+    from dist_mtl.bench.step_profile import profile  # after the arguments: importing torch takes seconds
     from dist_mtl.bench.report import entries_of, logs_of, report
 
     if arguments.profile:
