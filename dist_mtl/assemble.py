@@ -10,6 +10,7 @@ from dist_mtl.parallel.runtime import Runtime
 from dist_mtl.parallel.shard import Schedule, ShardedModel, shard
 from dist_mtl.parallel.world import World
 
+
 def check_world(config: Config) -> None:
     """Raise ConfigError if the ranks can not share a step evenly."""
     size, rows = World.from_env().size, config.train.global_batch

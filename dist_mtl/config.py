@@ -61,9 +61,9 @@ class TableConfig(Section):
     rows: Positive
     dim: Dim = 16
     pooling: Literal["sum", "mean"] = "sum"
-    sharding: Literal[
-        "auto", "table_wise", "row_wise", "column_wise", "table_row_wise", "grid", "data_parallel"
-    ] = "auto"
+    sharding: Literal["auto", "table_wise", "row_wise", "column_wise", "table_row_wise", "grid", "data_parallel"] = (
+        "auto"
+    )
 
 
 class Feature(Section):
@@ -139,7 +139,9 @@ class DotInteraction(Section):
     """DLRM: pairwise dot products of the embeddings and of a bottom MLP's output (arXiv 1906.00091)."""
 
     kind: Literal["dot"]
-    bottom: tuple[Positive, ...] | None = None  # hidden widths of the MLP over dense features; none: (64,); its last is dim
+    bottom: tuple[Positive, ...] | None = (
+        None  # hidden widths of the MLP over dense features; none: (64,); its last is dim
+    )
 
 
 class CrossInteraction(Section):
@@ -217,7 +219,9 @@ class TrainConfig(Section):
 class RunConfig(Section):
     dir: str
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: Annotated[int, Field(gt=0, le=4096)] | None = None  # of the dense kernels, per rank; none: what the launcher set
+    threads: Annotated[int, Field(gt=0, le=4096)] | None = (
+        None  # of the dense kernels, per rank; none: what the launcher set
+    )
     start_timeout: Seconds = 600  # seconds for start-up collectives: ranks import, read and plan at their own pace
     step_timeout: Seconds = 300  # seconds for a collective after step 1; a healthy step takes well under one
 

@@ -108,7 +108,9 @@ def _walk(loc: Sequence[str | int]) -> tuple[list[str], type[BaseModel] | None]:
     section: type[BaseModel] | None = Config
     for part in loc:
         kinds = _sections(here)
-        tagged = [k for k in kinds if typing.get_args(getattr(k.model_fields.get("kind"), "annotation", None)) == (part,)]
+        tagged = [
+            k for k in kinds if typing.get_args(getattr(k.model_fields.get("kind"), "annotation", None)) == (part,)
+        ]
         if len(kinds) > 1 and tagged:
             here = section = tagged[0]
             continue

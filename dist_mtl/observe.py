@@ -39,7 +39,9 @@ class Observer:
         """Record an event and render its line, if it has one."""
         if self._stream is None:
             return
-        self._stream.write(json.dumps(_json({"event": name, "time": round(time.time(), 3), **fields}), allow_nan=False) + "\n")
+        self._stream.write(
+            json.dumps(_json({"event": name, "time": round(time.time(), 3), **fields}), allow_nan=False) + "\n"
+        )
         self._stream.flush()
         if name == "step" and self._bar is not None:
             self._bar.update(self._task, completed=fields["step"], rest=_step_line(fields))
@@ -89,7 +91,10 @@ def _line(name: str, e: dict[str, Any]) -> str | None:
             return (
                 f"start        {e['rows']:,} rows, {e['steps']:,} steps of {e['global_batch']:,} rows on {e['world']} "
                 f"rank(s), {e['device']}; tables {e['table_bytes'] / 1e6:,.1f} MB"
-                + (f"\nnote         {e['idle_gpus']} GPUs stay idle: more ranks than GPUs on a node" * bool(e["idle_gpus"]))
+                + (
+                    f"\nnote         {e['idle_gpus']} GPUs stay idle: more ranks than GPUs on a node"
+                    * bool(e["idle_gpus"])
+                )
             )
         case "resume":
             return f"resume       from step {e['step']:,} ({e['folder']})"

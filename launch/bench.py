@@ -11,7 +11,9 @@ from dist_mtl.cli import Parser, count, run
 
 def main() -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=count, default=1_000_000, help="rows of each of the 26 tables (default 1,000,000)")
+    parser.add_argument(
+        "--rows", type=count, default=1_000_000, help="rows of each of the 26 tables (default 1,000,000)"
+    )
     parser.add_argument("--ranks", type=count, default=1, help="ranks (default 1)")
     parser.add_argument("--threads", type=count, default=1, help="threads of each rank (default 1)")
     parser.add_argument("--rounds", type=count, default=7, help="rounds; a ratio is the median over them (default 7)")
@@ -23,8 +25,8 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="only profile our step: where the time goes")
     arguments = parser.parse_args()
 
-    from dist_mtl.bench.step_profile import profile  # after the arguments: importing torch takes seconds
     from dist_mtl.bench.report import entries_of, logs_of, report
+    from dist_mtl.bench.step_profile import profile  # after the arguments: importing torch takes seconds
 
     if arguments.profile:
         shape, folder = logs_of(arguments)

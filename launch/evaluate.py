@@ -8,9 +8,9 @@ def main() -> None:
     parser.add_argument("run", help="the folder of a run, e.g. runs/quickstart")
     parser.add_argument("--data", help="a dataset folder (default: the run's data.test)")
     arguments = parser.parse_args()
+    from dist_mtl.evaluate import evaluate_run
     from dist_mtl.observe import print_table  # after the arguments: importing torch takes seconds
     from dist_mtl.parallel.world import World
-    from dist_mtl.evaluate import evaluate_run
 
     evaluation, title = evaluate_run(arguments.run, arguments.data)
     if World.from_env().is_first:

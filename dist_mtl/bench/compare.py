@@ -16,7 +16,6 @@ from pathlib import Path
 from dist_mtl.bench.shape import Shape
 from dist_mtl.errors import InternalError
 
-
 LOADER_STEPS = 4  # the loader alone is so fast that it is timed over more steps
 
 
@@ -30,7 +29,9 @@ class Entry:
 
     @property
     def label(self) -> str:
-        return f"{self.name} ({self.ranks} rank{'s' * (self.ranks > 1)} x {self.threads} thread{'s' * (self.threads > 1)})"
+        return (
+            f"{self.name} ({self.ranks} rank{'s' * (self.ranks > 1)} x {self.threads} thread{'s' * (self.threads > 1)})"
+        )
 
 
 class Contender:
@@ -43,7 +44,9 @@ class Contender:
             sizes = [shape.rows, shape.ids, shape.dense, shape.dim, shape.batch]
             commands = [[rechub_python, str(script), *map(str, sizes)]]
         else:
-            commands = [[sys.executable, "-m", "dist_mtl.bench.worker", entry.name, str(shape.rows), folder]] * entry.ranks
+            commands = [
+                [sys.executable, "-m", "dist_mtl.bench.worker", entry.name, str(shape.rows), folder]
+            ] * entry.ranks
         port = _free_port()
         self.ranks = [
             subprocess.Popen(

@@ -122,7 +122,9 @@ class BareModel(nn.Module):
 
     def __init__(self, shape: Shape, folder: str) -> None:
         super().__init__()
-        self.collection = EmbeddingBagCollection(tables=tables_of(shape.config(folder), weighted=False), device=torch.device("meta"))
+        self.collection = EmbeddingBagCollection(
+            tables=tables_of(shape.config(folder), weighted=False), device=torch.device("meta")
+        )
         self.names = [f"c{i}" for i in range(shape.ids)]
         self.mmoe = TextbookMMoE(shape)
 

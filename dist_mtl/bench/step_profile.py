@@ -38,5 +38,8 @@ def profile(shape: Shape, folder: str, threads: int) -> str:
     floor = measure_floor(shape)
     products = 1e3 * shape.flops_per_step / floor.gemm_flops
     updates = 1e3 * floor.row_seconds * shape.batch * shape.ids
-    lines += ["", f"Floor: {products:.0f} ms of products at {floor.gemm_flops / 1e9:.0f} GFLOP/s + {updates:.0f} ms of random rows."]
+    lines += [
+        "",
+        f"Floor: {products:.0f} ms of products at {floor.gemm_flops / 1e9:.0f} GFLOP/s + {updates:.0f} ms of random rows.",
+    ]
     return "\n".join(lines)

@@ -61,7 +61,9 @@ def read(folder: Path) -> Commit:
     except (OSError, ValidationError) as error:
         raise CheckpointError(f"{path}: not a commit: {str(error).splitlines()[0]}") from None
     if commit.version > VERSION:
-        raise CheckpointError(f"{path}: format version {commit.version}; this program knows {VERSION}. Upgrade dist_mtl")
+        raise CheckpointError(
+            f"{path}: format version {commit.version}; this program knows {VERSION}. Upgrade dist_mtl"
+        )
     return commit
 
 

@@ -151,7 +151,9 @@ class Encoder:
             case _:
                 bad = (ids < 0) | (ids >= rows)
                 first = ids[bad][0] if bad.any() else None
-                _refuse(bad, where, f"features.{name}: id {first} is outside table `{table}` of {rows} rows (policy reject)")
+                _refuse(
+                    bad, where, f"features.{name}: id {first} is outside table `{table}` of {rows} rows (policy reject)"
+                )
                 return ids, None
 
     def _bag(self, name: str, table: pa.Table, clamped: np.ndarray, where: Where) -> Bag:
@@ -167,7 +169,9 @@ class Encoder:
         if feature.weights:
             raw, weight_offsets = _lists(table, feature.weights)
             _refuse(
-                np.diff(weight_offsets) != np.diff(offsets), where, f"`{feature.weights}` is not as long as features.{name}"
+                np.diff(weight_offsets) != np.diff(offsets),
+                where,
+                f"`{feature.weights}` is not as long as features.{name}",
             )
             weights = raw.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False)
             _refuse(~np.isfinite(weights), lambda i: where(int(owner[i])), f"`{feature.weights}` is null or not finite")

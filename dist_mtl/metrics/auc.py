@@ -36,7 +36,9 @@ def auc(bins_2K: Tensor, confidence: float = 0.95) -> Auc:
     above_K = 1 - (positives_K.cumsum(0) - positives_K / 2) / num_positives  # placement of a negative in bin k
     value = float((positives_K * below_K).sum()) / num_positives
     ties = float((positives_K * negatives_K).sum()) / 2 / (num_positives * num_negatives)
-    variance = _variance(positives_K, below_K, value) / num_positives + _variance(negatives_K, above_K, value) / num_negatives
+    variance = (
+        _variance(positives_K, below_K, value) / num_positives + _variance(negatives_K, above_K, value) / num_negatives
+    )
     error = math.sqrt(variance)
     low, high = interval(value, error, confidence)
     return Auc(value, ties, error, low, high)

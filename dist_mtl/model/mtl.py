@@ -1,9 +1,9 @@
 """The model, as in the papers' figure: embed -> interact -> share -> one tower per task.
 
-    ids ---- tables --. interaction   x   backbone    tower t ---- h_t ---- logit t ---- head: CTR, CVR, CTCVR
-    dense ------------'    (shared input)                          |
-                             |                                     `-- where inter-task alignment compares tasks
-                             `-- what a relatedness network sees
+ids ---- tables --. interaction   x   backbone    tower t ---- h_t ---- logit t ---- head: CTR, CVR, CTCVR
+dense ------------'    (shared input)                          |
+                         |                                     `-- where inter-task alignment compares tasks
+                         `-- what a relatedness network sees
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,9 @@ class Outputs:
     logits_BT: Tensor
 
 
-ALIGNMENT = 16  # columns; rows of 64 bytes: products over 429 columns are 12 % slower than over 432 (measured, one core)
+ALIGNMENT = (
+    16  # columns; rows of 64 bytes: products over 429 columns are 12 % slower than over 432 (measured, one core)
+)
 
 BOTTOM = (64,)  # hidden widths of DLRM's MLP over the dense features, unless configured
 
@@ -37,7 +39,9 @@ BOTTOM = (64,)  # hidden widths of DLRM's MLP over the dense features, unless co
 class Interaction(nn.Module):
     """Pooled embeddings and dense features -> the shared input x, padded with zeros to a multiple of ALIGNMENT columns."""
 
-    def __init__(self, spec: NoInteraction | DotInteraction | CrossInteraction, dims: tuple[int, ...], dense: int) -> None:
+    def __init__(
+        self, spec: NoInteraction | DotInteraction | CrossInteraction, dims: tuple[int, ...], dense: int
+    ) -> None:
         super().__init__()
         self.bottom = self.dot = self.cross = None
         self.dim = dims[0]  # of every table, where dot products are asked for

@@ -24,7 +24,6 @@ from dist_mtl.model.embedding import fill
 from dist_mtl.parallel.plan import Fabric, Sharder, describe_plan, make_plan, plan_digest
 from dist_mtl.parallel.runtime import Runtime
 
-
 EPS = 1e-8  # FBGEMM's own default; torchrec.optim's is 1e-10, and the two differ by 8e-6 after a few steps (measured)
 
 
@@ -122,7 +121,9 @@ def shard(
     return ShardedModel(module, _optimizers(module, tables, optim), schedule)
 
 
-def _optimizers(module: DistributedModelParallel, tables: dict[str, TableConfig], optim: OptimConfig) -> CombinedOptimizer:
+def _optimizers(
+    module: DistributedModelParallel, tables: dict[str, TableConfig], optim: OptimConfig
+) -> CombinedOptimizer:
     """The fused optimizer, the same rule for data-parallel tables (TorchRec leaves them untrained), AdamW for the rest."""
     parts: list[tuple[str, KeyedOptimizer]] = [("fused", module.fused_optimizer)]
     rest = dict(in_backward_optimizer_filter(module.named_parameters()))
@@ -133,7 +134,12 @@ def _optimizers(module: DistributedModelParallel, tables: dict[str, TableConfig]
         parts.append(("replicated", KeyedOptimizerWrapper(replicated, lambda p: kind(p, **options))))
     decay = optim.dense.weight_decay
     parts.append(
-        ("dense", KeyedOptimizerWrapper(dense, lambda p: torch.optim.AdamW(p, lr=optim.dense.lr, weight_decay=decay, fused=True)))
+        (
+            "dense",
+            KeyedOptimizerWrapper(
+                dense, lambda p: torch.optim.AdamW(p, lr=optim.dense.lr, weight_decay=decay, fused=True)
+            ),
+        )
     )
     # A table that lives on another rank is an empty parameter here.
     held = {name for name, p in module.named_parameters() if p.numel()}
@@ -205,4 +211,6 @@ def _check_agreement(plan: ShardingPlan, rt: Runtime) -> None:
     digests[rt.rank] = plan_digest(plan)
     rt.all_reduce(digests)
     if (digests != digests[0]).any():
-        raise InternalError("ranks made different sharding plans; are torchrec and the configuration the same everywhere?")
+        raise InternalError(
+            "ranks made different sharding plans; are torchrec and the configuration the same everywhere?"
+        )

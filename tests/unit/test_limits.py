@@ -34,7 +34,9 @@ def refused(action: Callable[..., Any], *arguments: Any) -> str:
 def script(*arguments: object) -> tuple[int, str]:
     """Exit code and stderr of a script of launch/."""
     command = [sys.executable, *map(str, arguments)]
-    ended = subprocess.run(command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(
+        command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120
+    )
     return ended.returncode, ended.stderr
 
 

@@ -36,7 +36,9 @@ def impressions(count: int, rate: float, seed: int = 0) -> tuple[np.ndarray, np.
 def test_auc_is_within_its_own_bound_of_the_exact_one(rate: float) -> None:
     logits, labels = impressions(400_000, rate)
     found, exact = computed(logits, labels), roc_auc_score(labels, logits)
-    print(f"base rate {labels.mean():.4%}: AUC {found.auc.value:.6f}, exact {exact:.6f}, stated bound {found.auc.error:.1e}")
+    print(
+        f"base rate {labels.mean():.4%}: AUC {found.auc.value:.6f}, exact {exact:.6f}, stated bound {found.auc.error:.1e}"
+    )
     assert abs(found.auc.value - exact) <= found.auc.error + 1e-12
     assert found.auc.error < 1e-3
     assert 0.7 < exact < 0.8
@@ -56,7 +58,9 @@ def test_logloss_entropy_and_calibration() -> None:
 def test_predicting_the_base_rate_is_entropy_1_auc_half_pcoc_1() -> None:
     _, labels = impressions(10_000, 0.1)
     found = computed(np.full(10_000, math.log(labels.mean() / (1 - labels.mean()))), labels)
-    assert found.auc.value == 0.5 and math.isclose(found.auc.error, 0.5)  # all ties: half of the pairs could go either way
+    assert found.auc.value == 0.5 and math.isclose(
+        found.auc.error, 0.5
+    )  # all ties: half of the pairs could go either way
     assert math.isclose(found.normalised_entropy, 1, rel_tol=1e-6) and math.isclose(found.pcoc, 1, rel_tol=1e-6)
 
 
@@ -73,7 +77,10 @@ def test_order_and_its_reverse() -> None:
 def test_weights_are_repetitions_and_0_leaves_out() -> None:
     logits, labels = impressions(5_000, 0.1)
     weights = np.random.default_rng(1).integers(0, 4, 5_000)
-    weighted, repeated = computed(logits, labels, weights), computed(np.repeat(logits, weights), np.repeat(labels, weights))
+    weighted, repeated = (
+        computed(logits, labels, weights),
+        computed(np.repeat(logits, weights), np.repeat(labels, weights)),
+    )
     assert weighted.rows == weights.sum()
     assert weighted.auc == repeated.auc
     for name in ("logloss", "normalised_entropy", "pcoc"):
