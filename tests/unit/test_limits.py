@@ -157,9 +157,9 @@ def test_a_file_without_end_is_not_read_to_the_end(tmp_path: Path) -> None:
     ],
 )
 def test_only_a_contender_that_can_run(only: str, ranks: int, says: str) -> None:
-    said = refused(entries_of, 2, ranks, False, ["step", only])
+    said = refused(entries_of, ranks, 1, False, ["step", only])
     assert f"--only {only}: " in said and says in said
-    assert [entry.name for entry in entries_of(2, 1, True, ["torch-rechub", "plain"])] == ["plain", "torch-rechub"]
+    assert [entry.name for entry in entries_of(1, 2, True, ["torch-rechub", "plain"])] == ["plain", "torch-rechub"]
 
 
 # ------------------------------------------------------------------------------------------------------ command lines
