@@ -1,5 +1,7 @@
 """A configuration's parts on this rank: its datasets, its model."""
 
+from collections.abc import Callable, Sequence
+
 import torch
 
 from dist_mtl.config import Config, EmbeddingOptim, OptimConfig
@@ -22,8 +24,22 @@ def check_world(config: Config) -> None:
 
 
 def open_dataset(folder: str, config: Config, shuffle: bool, rt: Runtime) -> Dataset:
-    """Open a dataset and check its files, each rank its share. Raises DataError on every rank if any file is bad."""
-    dataset = rt.all_ranks(lambda: Dataset.open(folder, config, shuffle))
+    """Open a dataset to train on it, and check its files, each rank its share.
+
+    Raises DataError on every rank if any file is bad.
+    """
+    return _verified(lambda: Dataset.open(folder, config, shuffle), config, rt)
+
+
+def open_to_score(
+    folder: str, config: Config, rt: Runtime, carry: Sequence[str] = (), labelled: bool = True
+) -> Dataset:
+    """The same to score a dataset in the order of its files; see `Dataset.open_to_score`."""
+    return _verified(lambda: Dataset.open_to_score(folder, config, carry, labelled), config, rt)
+
+
+def _verified(opening: Callable[[], Dataset], config: Config, rt: Runtime) -> Dataset:
+    dataset = rt.all_ranks(opening)
     rt.all_ranks(lambda: dataset.verify(rt.rank, rt.size, full=config.data.verify == "full"))
     return dataset
 

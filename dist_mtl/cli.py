@@ -35,15 +35,20 @@ def config_arguments(description: str) -> Parser:
     """A parser for `CONFIG --set=a.b=1 --set=...`."""
     parser = Parser(description=description)
     parser.add_argument("config", nargs="?", default=DEFAULT_CONFIG, help=f"TOML file (default {DEFAULT_CONFIG})")
+    add_overrides(parser, "e.g. --set=train.epochs=2")
+    return parser
+
+
+def add_overrides(parser: argparse.ArgumentParser, which: str) -> None:
+    """Let `parser` take `--set=a.b=1 --set=...`."""
     parser.add_argument(
         "--set",
         dest="overrides",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="override one value, e.g. --set=train.epochs=2; write it with '=', TorchX refuses a repeated bare option",
+        help=f"override one value, {which}; write it with '=', TorchX refuses a repeated bare option",
     )
-    return parser
 
 
 def config_of(arguments: argparse.Namespace) -> Config:

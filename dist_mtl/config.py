@@ -4,6 +4,7 @@ TOML -> `load()` -> `Config`. A key that does not exist is an error that names t
 type is an error, never a conversion. Every default stands here once, with its unit and its reason.
 """
 
+from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -45,10 +46,16 @@ class DataConfig(Section):
     """
 
     train: str
-    test: str | None = None
+    test: str | None = None  # evaluated once, at the end
+    validation: str | None = (
+        None  # evaluated on the way, for `select`; none: data.test, whose metrics are then optimistic
+    )
     labels: Annotated[tuple[str, ...], Field(min_length=1)] = ("click", "conversion")
     weight: str | None = None  # column with a non-negative weight per row; none: every row weighs 1
     violations: Literal["reject", "drop"] = "reject"
+    # Down-sampled training logs, one number a label: the share of the rows that stop short of this label (not clicked;
+    # clicked, not converted) that was kept. Scores are corrected for it, so test and validation are traffic as it comes.
+    kept: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = None
     shuffle: bool = True
     shuffle_rows: Positive = 262_144  # rows of a shuffle window over all ranks; bounds the loader's memory
     verify: Literal["full", "footer"] = "full"  # full: sha256 of every file before step 1 (about 1 GB/s a rank)
@@ -213,11 +220,37 @@ class TrainConfig(Section):
     max_steps: Positive | None = None
     log_every: Positive = 50  # steps
     checkpoint_every: Positive = 500  # steps
+    evaluate_every: Positive | None = None  # steps; none: at the end only
+    evaluate_every_rows: Positive | None = None  # the same in rows, whatever the batch
     keep: Annotated[int, Field(ge=2)] = 2  # commits; one may turn out damaged, so never fewer than 2
+
+
+class MetricsConfig(Section):
+    """What an evaluation tells besides each task's metrics on its own space. Columns of the data, features or not."""
+
+    slices: tuple[str, ...] = ()  # every metric for each value of these columns; a bucketised feature by its buckets
+    max_slices: Annotated[int, Field(ge=2, le=10_000)] = (
+        50  # values a column, by rows; the others are one slice, `other`
+    )
+    groups: tuple[str, ...] = ()  # GAUC, NDCG and MRR within the rows of one value: a user, a search
+    ndcg_at: Annotated[tuple[Positive, ...], Field(min_length=1)] = (5, 10)
+
+
+class SelectConfig(Section):
+    """Which commit is the best, and when to stop: by a weighted mix of an evaluation's metrics.
+
+    `metrics`: "ctcvr.auc" = 1.0. TASK.METRIC with auc, logloss, ne, pcoc, ece; or TASK.COLUMN.METRIC with gauc, mrr, ndcg@10
+    for a column of metrics.groups. Better always counts up: the sign is the metric's own; pcoc counts as -|log pcoc|.
+    """
+
+    metrics: Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)]
+    patience: Positive | None = None  # evaluations without a gain, then the run stops; none: it only marks the best
+    min_gain: Annotated[float, Field(ge=0)] = 0.0  # what the mix must rise by to be a gain
 
 
 class RunConfig(Section):
     dir: str
+    tensorboard: bool = False  # also write RUN/tensorboard; needs the extra `tensorboard`
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(gt=0, le=4096)] | None = (
         None  # of the dense kernels, per rank; none: what the launcher set
@@ -237,6 +270,29 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    select: SelectConfig | None = None
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What is reported for the funnel: `ctr`, `cvr`, `ctcvr` for two labels; else P(b|a) and P(b) by label."""
+        labels = self.data.labels
+        if len(labels) == 2:
+            return ("ctr", "cvr", "ctcvr")
+        rest = [name for before, label in pairwise(labels) for name in (f"{label}|{before}", label)]
+        return (labels[0], *rest)
+
+    @property
+    def evaluation_steps(self) -> int | None:
+        """Steps between evaluations on the way; None: only at the end."""
+        if (rows := self.train.evaluate_every_rows) is not None:
+            return -(-rows // self.train.global_batch)
+        return self.train.evaluate_every
+
+    @property
+    def validation(self) -> str | None:
+        """The dataset that is evaluated on the way."""
+        return self.data.validation or self.data.test
 
     @property
     def all_tables(self) -> dict[str, TableConfig]:

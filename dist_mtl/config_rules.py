@@ -84,8 +84,11 @@ def _features(config: "Config") -> Iterator[str]:
 
 def _data(config: "Config") -> Iterator[str]:
     data = config.data
-    if data.test is not None and os.path.normpath(data.test) == os.path.normpath(data.train):
-        yield f"data.test: `{data.test}` is data.train; metrics on trained rows mean nothing. Remove it, or name other rows"
+    for key, folder in (("test", data.test), ("validation", data.validation)):
+        if folder is not None and os.path.normpath(folder) == os.path.normpath(data.train):
+            yield f"data.{key}: `{folder}` is data.train; metrics on trained rows mean nothing. Remove it, or name other rows"
+    if data.kept is not None and len(data.kept) != len(data.labels):
+        yield f"data.kept: {len(data.kept)} shares for the {len(data.labels)} labels {list(data.labels)}"
     labels = config.data.labels
     if len(set(labels)) != len(labels):
         yield "data.labels: a column stands there twice"
@@ -134,4 +137,33 @@ def _sizes(config: "Config") -> Iterator[str]:
         yield f"data.shuffle_rows: {config.data.shuffle_rows} is less than one step, train.global_batch"
 
 
-RULES = (_table_names, _features, _data, _sharding, _model, _sizes)
+def _evaluation(config: "Config") -> Iterator[str]:
+    train = config.train
+    if train.evaluate_every is not None and train.evaluate_every_rows is not None:
+        yield "train.evaluate_every: set with train.evaluate_every_rows; keep one of the two"
+    if config.evaluation_steps is not None and config.validation is None:
+        yield "train.evaluate_every: there is nothing to evaluate; name data.validation or data.test"
+    if config.data.validation is not None and config.evaluation_steps is None:
+        yield "data.validation: it is evaluated on the way, so set train.evaluate_every or train.evaluate_every_rows"
+    for key, columns in (("slices", config.metrics.slices), ("groups", config.metrics.groups)):
+        if len(set(columns)) != len(columns):
+            yield f"metrics.{key}: a column stands there twice"
+    if config.select is None:
+        return
+    if config.evaluation_steps is None:
+        yield "select: there is nothing to select among; set train.evaluate_every or train.evaluate_every_rows"
+    known = readings(config)
+    for name in config.select.metrics:
+        if name not in known:
+            hint = nearest(name, known) or f"known: {', '.join(known)}"
+            yield f"select.metrics: `{name}` is no metric of this run; {hint}"
+
+
+def readings(config: "Config") -> list[str]:
+    """Every name that `select.metrics` may hold."""
+    within = ("gauc", "mrr", *(f"ndcg@{k}" for k in config.metrics.ndcg_at))
+    names = [f"{task}.{metric}" for task in config.tasks for metric in ("auc", "logloss", "ne", "pcoc", "ece")]
+    return names + [f"{t}.{column}.{m}" for t in config.tasks for column in config.metrics.groups for m in within]
+
+
+RULES = (_table_names, _features, _data, _sharding, _model, _sizes, _evaluation)

@@ -1,120 +1,211 @@
-"""Score a dataset with the weights at hand: every task's metrics on its own space."""
+"""A dataset and the weights at hand -> every task's metrics on its own space, by slice, and within users or searches."""
 
-from dataclasses import dataclass
-from itertools import pairwise
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from dist_mtl.assemble import build_for_scoring, check_world, open_dataset
-from dist_mtl.checkpoint import format as commits
+from dist_mtl.assemble import build_for_scoring, check_world, open_to_score
 from dist_mtl.checkpoint import store
-from dist_mtl.config import Config, RunConfig
-from dist_mtl.config_file import parse
-from dist_mtl.data.batch import Batch
+from dist_mtl.config import Config, RunConfig, SelectConfig
+from dist_mtl.data.keys import check_key, keys_of
 from dist_mtl.data.loader import Dataset
-from dist_mtl.errors import CheckpointError, ConfigError, NonFiniteError
+from dist_mtl.errors import ConfigError, DataError, NonFiniteError
+from dist_mtl.metrics.exchange import GroupedScores
+from dist_mtl.metrics.grouped import GroupMetrics
 from dist_mtl.metrics.histogram import LogitHistogram
+from dist_mtl.metrics.slices import SlicedHistograms, Slicing, column_of, discover
 from dist_mtl.metrics.task import TaskMetrics, compute
-from dist_mtl.model.mtl import Outputs
-from dist_mtl.model.tower import funnel, logit_of
-from dist_mtl.parallel.feed import batches
 from dist_mtl.parallel.runtime import Runtime, runtime
 from dist_mtl.parallel.shard import ShardedModel
+from dist_mtl.scoring import AS_IT_IS, Adjustment, Scored, find, score
+
+SCRATCH = "scratch"  # below the run's folder: rows of group metrics that do not fit into memory
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics by task name, in the order ctr, cvr, ctcvr, and the ceiling of the AUC where it is known."""
+    """Metrics by task, in the order of `Config.tasks`, and the ceiling of the AUC where it is known."""
 
     tasks: dict[str, TaskMetrics]
     ceiling: dict[str, float]
     rows: int
     dropped: int  # rows left out because they break the funnel
     clamped: int  # ids that the policy `clamp` moved
+    slices: dict[str, dict[str, dict[str, TaskMetrics]]] = field(default_factory=dict)  # column -> value -> task
+    groups: dict[str, dict[str, GroupMetrics]] = field(default_factory=dict)  # column -> task
+    seconds: float = field(default=0.0, compare=False)
+
+    def value(self, name: str) -> float:
+        """A metric by its name in `select.metrics`, in its own sign."""
+        task, *column, metric = name.split(".")
+        if column:
+            found = self.groups[".".join(column)][task]
+            return found.ndcg[metric.removeprefix("ndcg@")] if metric.startswith("ndcg@") else getattr(found, metric)
+        of = self.tasks[task]
+        match metric:
+            case "auc":
+                return of.auc.value
+            case "logloss":
+                return of.logloss
+            case "ne":
+                return of.normalised_entropy
+            case "ece":
+                return of.calibration_error
+            case _:
+                return of.pcoc
+
+    def gain(self, name: str) -> float:
+        """The same as a number of which more is better; NaN where it is not defined."""
+        value = self.value(name)
+        match name.rpartition(".")[2]:
+            case "logloss" | "ne" | "ece":
+                return -value
+            case "pcoc":
+                return -abs(math.log(value)) if value > 0 else math.nan
+            case _:
+                return value
+
+    def score(self, spec: SelectConfig) -> float:
+        """The weighted mix that `select.metrics` asks for; more is better. Raises DataError if a metric is not defined."""
+        gains = {name: self.gain(name) for name in spec.metrics}
+        if undefined := [name for name, gain in gains.items() if math.isnan(gain)]:
+            raise DataError(
+                f"select.metrics: `{undefined[0]}` is not defined on the validation rows (one class only, or no row of its "
+                f"space); validate on more rows, or select by another metric"
+            )
+        return sum(weight * gains[name] for name, weight in spec.metrics.items())
 
 
-def task_names(labels: tuple[str, ...]) -> list[str]:
-    """Names of what is reported for a funnel: `ctr`, `cvr`, `ctcvr` for two labels; else P(b|a) and P(b) by label."""
-    if len(labels) == 2:
-        return ["ctr", "cvr", "ctcvr"]
-    rest = [name for before, label in pairwise(labels) for name in (f"{label}|{before}", label)]
-    return [labels[0], *rest]
+@dataclass(frozen=True)
+class TestSet:
+    """A dataset to evaluate on, verified, with the slices that its columns have."""
+
+    __test__ = False  # pytest: no test case
+
+    dataset: Dataset
+    slicings: tuple[Slicing, ...]
+    groups: tuple[tuple[str, str], ...]  # (name, column)
 
 
-def readings(outputs: Outputs, batch: Batch, head: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits, labels and weights (B, M) of the M reported tasks, in the order of `task_names`.
-
-    P(b|a) counts on the rows whose label a is set, P(b) on all impressions.
-    """
-    chances = funnel(outputs.logits_BT, head)
-    logits, labels, weights = [chances.joint_BT[:, 0]], [batch.labels_BT[:, 0]], [batch.weight_B]
-    for t in range(1, batch.labels_BT.shape[1]):
-        logits += [chances.conditional_BT[:, t], chances.joint_BT[:, t]]
-        labels += [batch.labels_BT[:, t]] * 2
-        weights += [batch.weight_B * batch.labels_BT[:, t - 1], batch.weight_B]
-    return logit_of(torch.stack(logits, dim=1)), torch.stack(labels, dim=1), torch.stack(weights, dim=1)
+def open_test(folder: str, config: Config, rt: Runtime) -> TestSet:
+    """Open what an evaluation needs of a dataset. Raises DataError on every rank: the dataset, or a column of `metrics`."""
+    groups = tuple((name, column_of(config, name)) for name in config.metrics.groups)
+    carry = [column_of(config, name) for name in config.metrics.slices] + [column for _, column in groups]
+    dataset = open_to_score(folder, config, rt, carry)
+    for name, column in groups:
+        kind = dataset.schema.field(column).type
+        rt.all_ranks(lambda n=name, c=column, k=kind: check_key(c, k, f"metrics.groups `{n}`: {folder}"))
+    slicings = tuple(discover(dataset, config, name, rt) for name in config.metrics.slices)
+    return TestSet(dataset, slicings, groups)
 
 
-@torch.no_grad()
-def evaluate(model: ShardedModel, dataset: Dataset, config: Config, rt: Runtime) -> Evaluation:
-    """Evaluate one pass over `dataset` on all ranks; the result is the same on each. The model's mode is restored.
+def evaluate(
+    model: ShardedModel, test: TestSet, config: Config, rt: Runtime, adjustment: Adjustment = AS_IT_IS
+) -> Evaluation:
+    """Evaluate one pass over a dataset on all ranks; the result is the same on each. The model's mode is restored.
 
     Raises NonFiniteError on every rank if a score is not finite.
     """
-    names = task_names(config.data.labels)
-    histogram = LogitHistogram(len(names), rt.device)
-    was_training = model.module.training
-    counts = torch.zeros(3, dtype=torch.int64, device=rt.device)
-    model.module.eval()
-    for batch in batches(dataset, rt):
-        batch = batch.to(rt.device)
-        logits_BM, labels_BM, weights_BM = readings(model.module(batch), batch, config.model.head)
-        counts += counts.new_tensor([batch.dropped, batch.clamped, 0])
-        counts[2] += (~logits_BM.isfinite()).sum()
-        histogram.update(logits_BM.nan_to_num(), labels_BM, weights_BM)
-    model.module.train(was_training)
-    for sums in (histogram.bins_M2K, histogram.sums_MS, counts):
-        rt.all_reduce(sums)
-    dropped, clamped, bad = counts.tolist()
-    if bad:
-        rt.all_ranks(lambda: _refuse_scores(bad))
-    tasks = dict(zip(names, compute(histogram), strict=True))
-    return Evaluation(tasks, dict(dataset.manifest.ceiling), dataset.manifest.num_rows, dropped, clamped)
+    started = time.monotonic()
+    with ExitStack() as scratch:
+        sums = _Sums(test, config, rt, scratch)
+        for scored in score(model, test.dataset, config, rt, adjustment):
+            sums.add(scored)
+        evaluation = sums.result()
+    return replace(evaluation, seconds=time.monotonic() - started)
+
+
+class _Sums:
+    """What an evaluation has counted so far on this rank."""
+
+    def __init__(self, test: TestSet, config: Config, rt: Runtime, scratch: ExitStack) -> None:
+        self._test, self._config, self._rt = test, config, rt
+        tasks = len(config.tasks)
+        self._whole = LogitHistogram(tasks, rt.device)
+        self._sliced = [SlicedHistograms(slicing, tasks, rt.device) for slicing in test.slicings]
+        self._grouped: list[tuple[str, str, GroupedScores]] = []
+        if test.groups:
+            folder = rt.all_ranks(lambda: _scratch(config.run.dir, scratch))
+            for index, (name, column) in enumerate(test.groups):
+                grouped = scratch.enter_context(GroupedScores(tasks, config.metrics.ndcg_at, rt, folder / str(index)))
+                self._grouped.append((name, column, grouped))
+        self._counts = torch.zeros(3, dtype=torch.int64, device=rt.device)
+
+    def add(self, scored: Scored) -> None:
+        """Count a batch."""
+        logits_BM, labels_BM, weights_BM = scored.readings.columns
+        self._counts += self._counts.new_tensor([scored.dropped, scored.clamped, 0])
+        self._counts[2] += (~logits_BM.isfinite()).sum()
+        logits_BM = logits_BM.nan_to_num()
+        self._whole.update(logits_BM, labels_BM, weights_BM)
+        for sliced in self._sliced:
+            sliced.update(scored.carried.table.column(sliced.slicing.column), logits_BM, labels_BM, weights_BM)
+        for _, column, grouped in self._grouped:
+            keys_N, present_N = keys_of(scored.carried.table.column(column))
+            rows = slice(0, len(keys_N))
+            # A row without a user or a search is in no group.
+            weights_NM = weights_BM[rows].cpu() * torch.from_numpy(present_N)[:, None]
+            grouped.update(keys_N, logits_BM[rows].cpu(), labels_BM[rows].cpu(), weights_NM)
+
+    def result(self) -> Evaluation:
+        """The metrics over all ranks. Collective."""
+        histograms = [self._whole, *(sliced.histogram for sliced in self._sliced)]
+        for sums in (self._counts, *(t for histogram in histograms for t in histogram.tensors)):
+            self._rt.all_reduce(sums)
+        dropped, clamped, bad = self._counts.tolist()
+        if bad:
+            self._rt.all_ranks(lambda: _refuse_scores(bad))
+        tasks, dataset = self._config.tasks, self._test.dataset
+        groups = {name: dict(zip(tasks, grouped.compute(), strict=True)) for name, _, grouped in self._grouped}
+        return Evaluation(
+            tasks=dict(zip(tasks, compute(self._whole), strict=True)),
+            ceiling=dict(dataset.manifest.ceiling),
+            rows=dataset.manifest.num_rows,
+            dropped=dropped,
+            clamped=clamped,
+            slices={sliced.slicing.name: sliced.compute(tasks) for sliced in self._sliced},
+            groups=groups,
+        )
+
+
+def _scratch(run_dir: str, stack: ExitStack) -> Path:
+    """A folder of this rank's own that goes when `stack` is closed."""
+    root = Path(run_dir) / SCRATCH
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="groups-", dir=root)))
+    except OSError as error:
+        raise DataError(
+            f"{root}: {error.strerror}; metrics.groups needs room there for rows that outgrow memory"
+        ) from None
 
 
 def _refuse_scores(count: int) -> None:
     raise NonFiniteError(f"{count} scores are not finite; train again from an older commit with lower learning rates")
 
 
-def evaluate_run(run_dir: str, data: str | None = None) -> tuple[Evaluation, str]:
-    """Evaluate a run's newest commit on `data` (default: its own data.test), on any number of ranks.
+def evaluate_run(
+    run_dir: str, data: str | None = None, which: str = "best", overrides: Sequence[str] = (), raw: bool = False
+) -> tuple[Evaluation, str]:
+    """Evaluate a commit of a run on `data` (default: its own data.test), on any number of ranks.
 
-    Returns the evaluation and a title. Raises CheckpointError if the run has no commit, ConfigError without data.
+    `which`, `overrides` and `raw` as in `scoring.find`. Returns the evaluation and a title. Raises CheckpointError if the
+    run has no such commit, ConfigError without data.
     """
     with runtime(RunConfig(dir=run_dir)) as rt:
-        folder = rt.from_first(lambda: _newest(run_dir))
-        config = rt.all_ranks(lambda: _config_of(folder, data))
-        dataset = open_dataset(config.data.test, config, False, rt)
-        model = build_for_scoring(config, rt)
-        store.load(model, folder, weights_only=True)
-        evaluation = evaluate(model, dataset, config, rt)
-    return evaluation, f"{folder}: {config.data.test}, {evaluation.rows:,} rows"
-
-
-def _newest(run_dir: str) -> Path:
-    if (folder := store.latest(run_dir)) is None:
-        raise CheckpointError(f"{run_dir}: no complete commit in it; train first, or correct the path")
-    return folder
-
-
-def _config_of(folder: Path, data: str | None) -> Config:
-    """The configuration of a commit, with `data` as its test set, for this world."""
-    config = parse(commits.read(folder).config, source=str(folder))
-    if data is not None:
-        config = config.model_copy(update={"data": config.data.model_copy(update={"test": data})})
-    if config.data.test is None:
-        raise ConfigError(f"{folder}: its configuration has no data.test; name a dataset with --data")
-    check_world(config)
-    return config
+        trained = find(run_dir, which, tuple(overrides), raw, rt)
+        folder = data or trained.config.data.test
+        if folder is None:
+            raise ConfigError(f"{trained.folder}: its configuration has no data.test; name a dataset with --data")
+        check_world(trained.config)
+        test = open_test(folder, trained.config, rt)
+        model = build_for_scoring(trained.config, rt)
+        store.load(model, trained.folder, weights_only=True)
+        evaluation = evaluate(model, test, trained.config, rt, trained.adjustment)
+    return evaluation, f"{trained.folder}: {folder}, {evaluation.rows:,} rows"

@@ -6,15 +6,19 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from dist_mtl.errors import ConfigError
+from dist_mtl.config import RunConfig
+from dist_mtl.errors import ConfigError, DataError
 from dist_mtl.evaluate import Evaluation
+from dist_mtl.metrics.task import TaskMetrics
 
 STREAM = "events.jsonl"
 
@@ -22,18 +26,23 @@ STREAM = "events.jsonl"
 class Observer:
     """Takes events; writes `events.jsonl` below the run's folder and tells a person on stderr. Silent if not `speaking`."""
 
-    def __init__(self, run_dir: str, speaking: bool) -> None:
+    def __init__(self, run: RunConfig, speaking: bool) -> None:
         self.speaking = speaking
         self.console = Console(stderr=True)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._stream = None
+        self._board = None
+        if speaking and run.tensorboard:
+            from dist_mtl.tensorboard import TensorBoard  # XXX
+
+            self._board = TensorBoard(run.dir)
         if speaking:
             try:
-                Path(run_dir).mkdir(parents=True, exist_ok=True)
-                self._stream = (Path(run_dir) / STREAM).open("a")
+                Path(run.dir).mkdir(parents=True, exist_ok=True)
+                self._stream = (Path(run.dir) / STREAM).open("a")
             except OSError as error:
-                raise ConfigError(f"run.dir = '{run_dir}': {error.strerror}; choose a folder to write to") from None
+                raise ConfigError(f"run.dir = '{run.dir}': {error.strerror}; choose a folder to write to") from None
 
     def event(self, name: str, **fields: Any) -> None:
         """Record an event and render its line, if it has one."""
@@ -43,6 +52,8 @@ class Observer:
             json.dumps(_json({"event": name, "time": round(time.time(), 3), **fields}), allow_nan=False) + "\n"
         )
         self._stream.flush()
+        if self._board is not None:
+            self._board.event(name, fields)
         if name == "step" and self._bar is not None:
             self._bar.update(self._task, completed=fields["step"], rest=_step_line(fields))
         elif (line := _line(name, fields)) is not None:
@@ -62,9 +73,11 @@ class Observer:
         self._bar = None
 
     def close(self) -> None:
-        """Close the stream."""
+        """Close the streams."""
         if self._stream is not None:
             self._stream.close()
+        if self._board is not None:
+            self._board.close()
 
 
 def _json(value: Any) -> Any:
@@ -77,9 +90,14 @@ def _json(value: Any) -> Any:
 
 
 def _step_line(e: dict[str, Any]) -> str:
-    losses = " ".join(f"{name} {value:.4f}" for name, value in e["losses"].items())
+    aucs = " ".join(f"{task} {_auc(metrics['auc'])}" for task, metrics in e["window"].items())
     wait = f"data wait {e['data_wait']:.0%}"
-    return f"{losses} | {e['rows_per_second']:,.0f} rows/s | {wait} | {_duration(e['eta_seconds'])} left"
+    speed = f"{e['rows_per_second']:,.0f} rows/s"
+    return f"loss {e['loss']:.4f} | AUC {aucs} | {speed} | {wait} | {_duration(e['eta_seconds'])} left"
+
+
+def _auc(value: float) -> str:
+    return "--" if math.isnan(value) else f"{value:.4f}".removeprefix("0")
 
 
 def _line(name: str, e: dict[str, Any]) -> str | None:
@@ -100,8 +118,18 @@ def _line(name: str, e: dict[str, Any]) -> str | None:
             return f"resume       from step {e['step']:,} ({e['folder']})"
         case "step":
             return f"step {e['step']:>7,}/{e['steps']:,} {_step_line(e)}"
+        case "evaluation" if not e["final"]:
+            aucs = " ".join(f"{task} {_auc(metrics['auc']['value'])}" for task, metrics in e["tasks"].items())
+            score = "" if e["score"] is None else f" | score {e['score']:.5f}"
+            return f"evaluation   step {e['step']:,} AUC {aucs}{score} | {e['rows']:,} rows in {e['seconds']:.1f} s"
         case "commit":
-            return f"commit       step {e['step']:,} in {e['seconds']:.1f} s"
+            why = "" if e["reason"] == "periodic" else f" ({e['reason']})"
+            return f"commit       step {e['step']:,} in {e['seconds']:.1f} s{why}"
+        case "early_stop":
+            return (
+                f"stopped      {e['stale']} evaluations without a gain; the best is step {e['best_step']:,}, "
+                f"score {e['best_score']:.5f}"
+            )
         case "counts" if e["dropped"] or e["clamped"]:
             return f"counts       {e['dropped']:,} rows dropped (label rules), {e['clamped']:,} ids clamped"
         case "done":
@@ -115,19 +143,55 @@ def _duration(seconds: float) -> str:
     return f"{hours}h {minutes:02d}m" if hours else f"{minutes}m {rest:02d}s"
 
 
+def write_json(path: str, evaluation: Evaluation) -> None:
+    """Write everything that an evaluation found; undefined metrics as null. Raises DataError if the disk refuses."""
+    try:
+        Path(path).write_text(json.dumps(_json(asdict(evaluation)), indent=1, allow_nan=False) + "\n")
+    except OSError as error:
+        raise DataError(f"{path}: can not be written: {error.strerror}") from None
+
+
 def print_table(evaluation: Evaluation, title: str) -> None:
-    """The end-of-run table on stdout: each task on its own space."""
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("task")
-    columns = ["rows", "positives", "AUC", "95 % interval", "logloss", "NE", "PCOC"]
-    if evaluation.ceiling:
-        columns[4:4] = ["ceiling", "reached"]
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
+    """The end-of-run tables on stdout: each task on its own space; then by slice, and within groups, if there are any."""
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    table = _table(title, ["task", *_columns(bool(evaluation.ceiling))])
     for name, m in evaluation.tasks.items():
-        cells = [f"{m.rows:,.0f}", f"{m.positives:,.0f}", f"{m.auc.value:.4f}", f"{m.auc.low:.4f}-{m.auc.high:.4f}"]
-        if evaluation.ceiling:
-            ceiling = evaluation.ceiling.get(name)
-            cells += ["", ""] if ceiling is None else [f"{ceiling:.4f}", f"{(m.auc.value - 0.5) / (ceiling - 0.5):.1%}"]
-        table.add_row(name.upper(), *cells, f"{m.logloss:.5f}", f"{m.normalised_entropy:.4f}", f"{m.pcoc:.3f}")
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+        table.add_row(name.upper(), *_cells(m, evaluation.ceiling, name))
+    console.print(table)
+    for column, slices in evaluation.slices.items():
+        table = _table(f"by {column}", [column, "task", *_columns(False)])
+        for value, tasks in slices.items():
+            for name, m in tasks.items():
+                table.add_row(value, name.upper(), *_cells(m, {}, name))
+            table.add_section()
+        console.print(table)
+    for column, tasks in evaluation.groups.items():
+        cuts = list(next(iter(tasks.values())).ndcg)
+        ranked = [f"NDCG@{k}" for k in cuts]
+        table = _table(f"within {column}", ["task", "groups", "GAUC", "+-", "unweighted", *ranked, "MRR", "of groups"])
+        for name, g in tasks.items():
+            values = (g.gauc, 1.96 * g.gauc_error, g.gauc_unweighted, *(g.ndcg[k] for k in cuts), g.mrr)
+            cells = (f"{value:.4f}" for value in values)
+            table.add_row(name.upper(), f"{g.groups:,}", *cells, f"{g.groups_with_positive:,}")
+        console.print(table)
+
+
+def _table(title: str, columns: list[str]) -> Table:
+    table = Table(title=escape(title), title_justify="left", title_style="bold")
+    for place, column in enumerate(columns):
+        words = place == 0 or column == "task"
+        table.add_column(escape(column), justify="left" if words else "right", no_wrap=True)
+    return table
+
+
+def _columns(with_ceiling: bool) -> list[str]:
+    known = ["ceiling", "reached"] if with_ceiling else []
+    return ["rows", "positives", "AUC", "95 % interval", *known, "logloss", "NE", "PCOC"]
+
+
+def _cells(m: TaskMetrics, ceilings: dict[str, float], task: str) -> list[str]:
+    cells = [f"{m.rows:,.0f}", f"{m.positives:,.0f}", f"{m.auc.value:.4f}", f"{m.auc.low:.4f}-{m.auc.high:.4f}"]
+    if ceilings:
+        ceiling = ceilings.get(task)
+        cells += ["", ""] if ceiling is None else [f"{ceiling:.4f}", f"{(m.auc.value - 0.5) / (ceiling - 0.5):.1%}"]
+    return [*cells, f"{m.logloss:.5f}", f"{m.normalised_entropy:.4f}", f"{m.pcoc:.3f}"]

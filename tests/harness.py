@@ -36,6 +36,8 @@ PRELOAD = [
     "dist_mtl.evaluate",
     "dist_mtl.cli",
     "tests.workers",
+    "tests.group_workers",
+    "tests.score_workers",
     "tests.warm",
 ]
 

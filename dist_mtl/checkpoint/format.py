@@ -1,6 +1,7 @@
 """What a commit says of itself, and which configurations may continue from it."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from dist_mtl.config import Config
 from dist_mtl.errors import CheckpointError
+from dist_mtl.metrics.recalibration import Recalibration
+from dist_mtl.selection import Selection
 
 NAME = "commit.json"
-VERSION = 1
+RECALIBRATION = "recalibration.json"
+VERSION = 2  # 1 had no metric sums and no selection
 # Keys that may differ between the run that made a commit and the run that continues it.
 FREE = (
     "run",
@@ -22,6 +26,10 @@ FREE = (
     "train.keep",
     "data.train",  # the manifest's digest decides, not the place
     "data.test",
+    "data.validation",
+    "metrics",
+    "train.evaluate_every",
+    "train.evaluate_every_rows",
     "data.verify",
     "data.sample",
 )
@@ -40,6 +48,8 @@ class Commit:
     config: dict[str, Any]
     plan: list[dict[str, Any]]
     versions: dict[str, str]
+    reason: str = "periodic"  # why it was made: periodic, best, stopped, end
+    selection: Selection = Selection()
 
 
 def versions() -> dict[str, str]:
@@ -65,6 +75,31 @@ def read(folder: Path) -> Commit:
             f"{path}: format version {commit.version}; this program knows {VERSION}. Upgrade dist_mtl"
         )
     return commit
+
+
+def read_recalibration(folder: Path) -> dict[str, Recalibration]:
+    """The recalibration of each task that was fitted for a commit; empty if none was. Raises CheckpointError."""
+    path = folder / RECALIBRATION
+    try:
+        return TypeAdapter(dict[str, Recalibration]).validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValidationError) as error:
+        raise CheckpointError(
+            f"{path}: not a recalibration: {str(error).splitlines()[0]}; fit it again with launch/recalibrate.py"
+        ) from None
+
+
+def write_recalibration(folder: Path, maps: dict[str, Recalibration]) -> Path:
+    """Store maps with a commit, complete or not at all; maps of an earlier fit are replaced. Raises CheckpointError."""
+    path = folder / RECALIBRATION
+    staged = path.with_suffix(".json.tmp")
+    try:
+        staged.write_text(json.dumps({task: asdict(one) for task, one in maps.items()}, indent=1) + "\n")
+        staged.replace(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: can not be written: {error.strerror}") from None
+    return path
 
 
 def check_same_run(commit: Commit, config: Config, manifest: str, steps: int, folder: Path) -> None:

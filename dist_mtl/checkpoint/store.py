@@ -10,10 +10,11 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch.distributed.checkpoint as dcp
+from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException  # derives from BaseException
 
 from dist_mtl.checkpoint import format as commits
@@ -22,60 +23,104 @@ from dist_mtl.config import Config
 from dist_mtl.errors import CheckpointError, NonFiniteError
 from dist_mtl.parallel.runtime import Runtime
 from dist_mtl.parallel.shard import ShardedModel
+from dist_mtl.selection import Selection
 
 FOLDER = "checkpoints"
+WINDOW = "window"  # the sums of the sliding training metrics, beside "model" and "optimizer"
+Tensors = dict[str, Tensor]
 logging.getLogger("torch.distributed.checkpoint").setLevel(logging.ERROR)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come: the last trained step, what the data policies did, the best commit so far."""
+
+    step: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+    selection: Selection = Selection()
 
 
 def latest(run_dir: str | Path) -> Path | None:
     """The folder of the newest complete commit; None if there is none. Computed, never stored."""
-    found = sorted((Path(run_dir) / FOLDER).glob("step-*/" + commits.NAME))
-    return found[-1].parent if found else None
+    found = _complete(Path(run_dir) / FOLDER)
+    return found[-1] if found else None
 
 
-def save(model: ShardedModel, step: int, config: Config, manifest: str, counts: dict[str, int], rt: Runtime) -> Path:
-    """Commit the state after `step`. All ranks call it; when it returns, the commit is complete.
+def find(run_dir: str | Path, which: str) -> Path:
+    """The folder of a commit: `latest`, a step, or `best`: the selected one, else the latest. Raises CheckpointError."""
+    newest = latest(run_dir)
+    if newest is None:
+        raise CheckpointError(f"{run_dir}: no complete commit in it; train first, or correct the path")
+    if which == "latest":
+        return newest
+    step = commits.read(newest).selection.best_step if which == "best" else which
+    if step is None:
+        return newest
+    if not str(step).isdigit() or not (folder := newest.parent / _name(int(step))).is_dir():
+        there = ", ".join(str(commits.read(one).step) for one in _complete(newest.parent))
+        raise CheckpointError(f"{run_dir}: no commit `{step}`; there are `best`, `latest` and the steps {there}")
+    return folder
+
+
+def save(
+    model: ShardedModel, progress: Progress, window: Tensors, reason: str, config: Config, manifest: str, rt: Runtime
+) -> Path:
+    """Commit the state after a step. All ranks call it; when it returns, the commit is complete.
 
     Raises NonFiniteError if a weight is not finite: such a commit would only hide the last good one. Raises
     CheckpointError if the disk refuses. Both on every rank; older commits stay as they are.
     """
     root = Path(config.run.dir) / FOLDER
-    target, staged = root / f"step-{step:010d}", root / f".staged-{step:010d}"
+    target, staged = root / _name(progress.step), root / f".staged-{progress.step:010d}"
     commit = Commit(
         version=commits.VERSION,
-        step=step,
+        step=progress.step,
         world=rt.size,
         manifest=manifest,
-        counts=counts,
+        counts=progress.counts,
         config=config.model_dump(mode="json"),
         plan=model.plan,
         versions=commits.versions(),
+        reason=reason,
+        selection=progress.selection,
     )
-    rt.all_ranks(lambda: _check_finite(model, step))
+    rt.all_ranks(lambda: _check_finite(model, progress.step))
     rt.from_first(lambda: _on_disk(_stage, root, staged))
     try:
-        dcp.save(model.state(), checkpoint_id=staged)
+        dcp.save(model.state() | {WINDOW: window}, checkpoint_id=staged)
     except (CheckpointException, OSError) as error:
         raise _agreed(f"{staged}: can not be written: {_reason(error)}; older commits are intact") from None
     rt.from_first(lambda: _on_disk(_publish, commit, root, staged, target, config.train.keep))
     return target
 
 
-def load(model: ShardedModel, folder: Path, weights_only: bool = False) -> None:
-    """Fill `model` from a commit, resharding as needed; `weights_only`: leave the optimizer states.
+def load(model: ShardedModel, folder: Path, window: Tensors | None = None, weights_only: bool = False) -> None:
+    """Fill `model` and the tensors of `window` from a commit, resharding as needed.
 
-    Raises CheckpointError, on every rank, if a tensor is missing or differs in shape.
+    `weights_only`: leave the optimizer states. Raises CheckpointError, on every rank, if a tensor is missing or differs in
+    shape.
     """
     if not weights_only:
         model.materialise_states()
     state = model.state()
     if weights_only:
         del state["optimizer"]
+    if window is not None:
+        state[WINDOW] = window
     try:
         dcp.load(state, checkpoint_id=folder)
     except (CheckpointException, RuntimeError, ValueError, OSError) as error:
         raise _agreed(f"{folder}: can not be loaded into this model: {_reason(error)}") from None
     model.load_state(state)
+
+
+def _name(step: int) -> str:
+    return f"step-{step:010d}"
+
+
+def _complete(root: Path) -> list[Path]:
+    """The complete commits, oldest first."""
+    return sorted(path.parent for path in root.glob("step-*/" + commits.NAME))
 
 
 def _check_finite(model: ShardedModel, step: int) -> None:
@@ -91,13 +136,16 @@ def _stage(root: Path, staged: Path) -> None:
 
 
 def _publish(commit: Commit, root: Path, staged: Path, target: Path, keep: int) -> None:
-    """Rename the staged folder to its name, which makes it a commit; then let the oldest go."""
+    """Rename the staged folder to its name, which makes it a commit; then let the oldest go, the best one excepted."""
     (staged / commits.NAME).write_text(json.dumps(asdict(commit), indent=1) + "\n")
     os.rename(staged, target)
-    for old in sorted(root.glob("step-*/" + commits.NAME))[:-keep]:
+    best = commit.selection.best_step
+    for old in _complete(root)[:-keep]:
+        if best is not None and old.name == _name(best):
+            continue
         # Renamed first: a kill while files are being removed must not leave a commit with a part of them.
-        doomed = root / f".old-{old.parent.name}"
-        os.rename(old.parent, doomed)
+        doomed = root / f".old-{old.name}"
+        os.rename(old, doomed)
         shutil.rmtree(doomed)
 
 

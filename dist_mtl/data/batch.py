@@ -3,12 +3,22 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dist_mtl.data.encode import NO_ID, Encoder, Rows
 from dist_mtl.data.order import EMPTY
+
+
+@dataclass(frozen=True)
+class Carried:
+    """Columns that travel with a batch to be scored: its rows without the padding, as they stand in the dataset."""
+
+    first_row: int  # number of the first row in the dataset
+    num_rows: int
+    table: pa.Table
 
 
 @dataclass(frozen=True)
@@ -26,6 +36,7 @@ class Batch:
     weight_B: Tensor  # float32
     dropped: int  # rows of weight 0 because they broke the funnel
     clamped: int  # ids that the policy `clamp` moved
+    carried: Carried | None = None  # in scoring only
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`; itself when it is there already."""

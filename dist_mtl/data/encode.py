@@ -47,10 +47,13 @@ class Rows:
 
 
 class Encoder:
-    """The features of a configuration, applied to Arrow tables. Feature order: single ids, bags, then dense."""
+    """The features of a configuration, applied to Arrow tables. Feature order: single ids, bags, then dense.
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    Not `labelled`: rows to be scored only; their labels are 0 and their weight is 1.
+    """
+
+    def __init__(self, config: Config, labelled: bool = True) -> None:
+        self.config, self.labelled = config, labelled
         self.singles = [n for n, f in config.features.items() if isinstance(f, IdFeature | BucketFeature)]
         self.bags = [n for n, f in config.features.items() if isinstance(f, BagFeature)]
         self.dense = [n for n, f in config.features.items() if isinstance(f, DenseFeature)]
@@ -62,8 +65,13 @@ class Encoder:
         features = self.config.features
         names = [features[n].column or n for n in (*self.singles, *self.bags, *self.dense)]
         names += [w for n in self.bags if (w := features[n].weights)]
-        names += [*self.config.data.labels, *([self.config.data.weight] if self.config.data.weight else [])]
-        return tuple(dict.fromkeys(names))
+        return tuple(dict.fromkeys((*names, *self.answers)))
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """The columns that say what came of an impression and how much it counts: labels, then the weight."""
+        data = self.config.data
+        return (*data.labels, *([data.weight] if data.weight else [])) if self.labelled else ()
 
     def check_schema(self, schema: pa.Schema, source: str) -> None:
         """Raise DataError for every column that is missing or has a type that its feature can not use."""
@@ -92,7 +100,7 @@ class Encoder:
         labels, dropped = self._labels(table, where)
         weight = np.zeros(count + 1, np.float32)
         weight[:count] = 1
-        if column := self.config.data.weight:
+        if self.labelled and (column := self.config.data.weight):
             weight[:count] = _numbers(table, column, where, null=None)
             _refuse(~(np.isfinite(weight) & (weight >= 0)), where, f"`{column}` is not a finite weight >= 0")
         weight[dropped] = 0
@@ -117,6 +125,8 @@ class Encoder:
                         yield feature.weights, words, lambda t: _is_list(t, _is_number)
                 case _:
                     yield column, f"features.{name} needs numbers", _is_number
+        if not self.labelled:
+            return
         for label in self.config.data.labels:
             yield label, "a label needs 0/1 numbers or booleans", lambda t: _is_number(t) or pa.types.is_boolean(t)
         if weight := self.config.data.weight:
@@ -129,8 +139,8 @@ class Encoder:
             numbers = _numbers(table, column, where, null=np.nan)
             buckets = np.searchsorted(np.asarray(feature.boundaries), numbers, side="right")
             return np.where(np.isnan(numbers), NO_ID, buckets)
-        array = _decoded(table.column(column).combine_chunks())
-        rows, moved = self._map(name, _ids(array, feature.policy), where)
+        array = decoded(table.column(column).combine_chunks())
+        rows, moved = self._map(name, ids_of(array, feature.policy), where)
         if moved is not None:
             clamped += moved
         if array.null_count:
@@ -159,12 +169,12 @@ class Encoder:
     def _bag(self, name: str, table: pa.Table, clamped: np.ndarray, where: Where) -> Bag:
         feature = self.config.features[name]
         array, offsets = _lists(table, feature.column or name)
-        array = _decoded(array)
+        array = decoded(array)
         owner = np.repeat(np.arange(table.num_rows), np.diff(offsets))
         if array.null_count:
             bad = array.is_null().to_numpy(zero_copy_only=False)
             _refuse(bad, lambda i: where(int(owner[i])), f"features.{name}: a null inside the list")
-        ids = _ids(array, feature.policy)
+        ids = ids_of(array, feature.policy)
         weights = None
         if feature.weights:
             raw, weight_offsets = _lists(table, feature.weights)
@@ -200,6 +210,8 @@ class Encoder:
         """Labels as float32 and the rows to drop because a later label is set where an earlier one is not."""
         names = self.config.data.labels
         labels = np.zeros((table.num_rows + 1, len(names)), np.float32)
+        if not self.labelled:
+            return labels, np.zeros(table.num_rows + 1, bool)
         for i, name in enumerate(names):
             labels[:-1, i] = _numbers(table, name, where, null=None)
             bad = (labels[:, i] != 0) & (labels[:, i] != 1)
@@ -239,12 +251,12 @@ def _is_list(kind: pa.DataType, inner: Callable[[pa.DataType], bool]) -> bool:
     return lists and inner(kind.value_type)
 
 
-def _decoded(array: pa.Array) -> pa.Array:
+def decoded(array: pa.Array) -> pa.Array:
     """A dictionary's values in their places. Before nulls are asked for: one may be among the values, uncounted."""
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 
-def _ids(array: pa.Array, policy: str) -> np.ndarray:
+def ids_of(array: pa.Array, policy: str) -> np.ndarray:
     """Integers or strings -> int64; nulls give any value. uint64 wraps under `hash`, where an id is a name, else saturates."""
     if _is_string(array.type):
         array = array.cast(pa.large_string())

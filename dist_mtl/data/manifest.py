@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -44,6 +45,16 @@ class Manifest:
     @property
     def num_rows(self) -> int:
         return sum(sum(f.row_groups) for f in self.files)
+
+    def summary(self) -> dict[str, Any]:
+        """What a report tells of a dataset."""
+        return {
+            "rows": self.num_rows,
+            "files": len(self.files),
+            "bytes": sum(f.bytes for f in self.files),
+            "digest": self.digest,
+            "columns": self.schema,
+        }
 
     @cached_property
     def digest(self) -> str:

@@ -38,7 +38,12 @@ def write_dataset(
     staged = Path(tempfile.mkdtemp(prefix=f".staged-{folder.name}-", dir=folder.parent))
     staged.chmod(0o755)  # mkdtemp makes private folders; a dataset is for every rank's user
     try:
-        _write_files(staged, tables, file_rows, row_group_rows)
+        files = Files(staged, "part", file_rows, row_group_rows)
+        for table in tables:
+            files.add(table)
+        files.close()
+        if not files.num_files:
+            raise DataError(f"{folder.name}: nothing to write; the source has no rows")
         listed = manifest.build(staged, ceiling)
         manifest.write(staged, listed)
         os.rename(staged, folder)
@@ -47,33 +52,48 @@ def write_dataset(
     return listed
 
 
-def _write_files(folder: Path, tables: Iterable[pa.Table], file_rows: int, row_group_rows: int) -> None:
-    """part-00000.parquet, part-00001.parquet, ... with full row groups except at the end of a file."""
-    pending: list[pa.Table] = []
-    waiting = written = number = 0
-    writer: pq.ParquetWriter | None = None
+class Files:
+    """Tables of one schema, of any sizes -> STEM-00000.parquet, STEM-00001.parquet, ... with full row groups.
 
-    def flush(rows: int) -> None:
-        nonlocal pending, waiting, written, number, writer
-        table = pa.concat_tables(pending)
-        if writer is None:
-            path = folder / f"part-{number:05d}.parquet"
-            writer = pq.ParquetWriter(path, table.schema, compression="zstd", write_page_checksum=True)
-            number += 1
-        writer.write_table(table.slice(0, rows), row_group_size=row_group_rows)
-        pending, waiting, written = [table.slice(rows)], waiting - rows, written + rows
-        if written >= file_rows:
-            writer.close()
-            writer, written = None, 0
+    Memory holds less than a row group and the table at hand. `close` ends the last file.
+    """
 
-    for table in tables:
-        pending.append(table)
-        waiting += table.num_rows
-        while waiting and waiting >= (rows := min(row_group_rows, file_rows - written)):
-            flush(rows)
-    if waiting or number == 0:
-        if not pending:
-            raise DataError(f"{folder.name}: nothing to write; the source has no rows")
-        flush(waiting)
-    if writer is not None:
-        writer.close()
+    def __init__(
+        self, folder: Path, stem: str = "part", file_rows: int = FILE_ROWS, row_group_rows: int = ROW_GROUP_ROWS
+    ) -> None:
+        self._folder, self._stem = folder, stem
+        self._file_rows, self._row_group_rows = file_rows, row_group_rows
+        self._pending: list[pa.Table] = []
+        self._waiting = self._written = self._number = 0
+        self._writer: pq.ParquetWriter | None = None
+
+    def add(self, table: pa.Table) -> None:
+        """Take a table; what fills a row group is written."""
+        self._pending.append(table)
+        self._waiting += table.num_rows
+        while self._waiting and self._waiting >= (rows := min(self._row_group_rows, self._file_rows - self._written)):
+            self._flush(rows)
+
+    def close(self) -> None:
+        """Write the rest. Tables without a row still make a file, so that their schema is known."""
+        if self._waiting or (self._number == 0 and self._pending):
+            self._flush(self._waiting)
+        if self._writer is not None:
+            self._writer.close()
+
+    @property
+    def num_files(self) -> int:
+        return self._number
+
+    def _flush(self, rows: int) -> None:
+        table = pa.concat_tables(self._pending)
+        if self._writer is None:
+            path = self._folder / f"{self._stem}-{self._number:05d}.parquet"
+            self._writer = pq.ParquetWriter(path, table.schema, compression="zstd", write_page_checksum=True)
+            self._number += 1
+        self._writer.write_table(table.slice(0, rows), row_group_size=self._row_group_rows)
+        self._pending = [table.slice(rows)] if rows < table.num_rows else []
+        self._waiting, self._written = self._waiting - rows, self._written + rows
+        if self._written >= self._file_rows:
+            self._writer.close()
+            self._writer, self._written = None, 0

@@ -4,9 +4,8 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from dist_mtl.metrics.histogram import centres
+from dist_mtl.metrics.histogram import Occupied
 
 GROUPS = 20  # of equal weight: at a base rate of 0.05 % groups of equal width would leave all rows in the first
 
@@ -20,18 +19,19 @@ class ReliabilityPoint:
     observed: float
 
 
-def reliability(bins_2K: Tensor, groups: int = GROUPS) -> list[ReliabilityPoint]:
+def reliability(rows: Occupied, groups: int = GROUPS) -> list[ReliabilityPoint]:
     """The curve over at most `groups` groups of (nearly) equal weight; a bin is never split. Empty without rows.
 
-    Predictions are those at the bins' centres: within 1e-4 of the rows' own, relatively.
+    A bin's rows count with the probability at their mean logit: right to 1e-7 in a bin of FINE, 1e-5 of COARSE.
     """
-    weight_K = bins_2K.sum(dim=0)
-    total = float(weight_K.sum())
+    weight_k = rows.bins_2k.sum(dim=0)
+    total = float(weight_k.sum())
     if not total:
         return []
-    group_K = ((weight_K.cumsum(0) - weight_K / 2) / total * groups).long().clamp(max=groups - 1)
-    predicted_K = weight_K * torch.sigmoid(centres())
-    sums = [torch.bincount(group_K, values, groups).tolist() for values in (weight_K, predicted_K, bins_2K[1])]
+    group_k = ((weight_k.cumsum(0) - weight_k / 2) / total * groups).long().clamp(max=groups - 1)
+    logit_k = rows.middles_k + rows.deviations_2k.sum(dim=0) / weight_k
+    predicted_k = weight_k * torch.sigmoid(logit_k)
+    sums = [torch.bincount(group_k, values, groups).tolist() for values in (weight_k, predicted_k, rows.bins_2k[1])]
     return [ReliabilityPoint(w, p / w, y / w) for w, p, y in zip(*sums, strict=True) if w]
 
 

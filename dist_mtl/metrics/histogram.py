@@ -1,75 +1,127 @@
 """One histogram a task over the logit: every metric of a task from one all-reduce, in fixed memory, to the same bits.
 
 Bins over the logit, not the probability: at a base rate of 0.05 % nearly every probability falls into the first of 200
-equal-width bins (the closest peer then reads AUC 0.554 where 0.788 is true). And bins as float32 itself has them, a fixed
-number to every power of two: scores that are shifted or badly scaled are resolved as well as good ones.
+equal-width bins (the closest peer then reads AUC 0.554 where 0.788 is true). And bins as float32 itself has them, a
+fixed number to every power of two: scores that are shifted or badly scaled are resolved as well as good ones.
 
-All sums are integers in fixed point, so that they do not depend on the order of addition: merged over 1, 2 or 4 ranks, or
-resumed in the middle, they are the same bits.
+All sums are integers, so that they do not depend on the order of addition: merged over 1, 2 or 4 ranks, or resumed in
+the middle, they are the same bits. No exponential is taken of a row (a library's may differ in its last bit between a
+vector and its tail): the bits that binning cuts off are summed beside the counts, and `task` does the rest.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-MANTISSA = 12  # bits: 4,096 bins to every power of two; a bin at logit -7.6 (p = 0.05 %) is 0.001 wide
+FINE = 15  # bits of mantissa, for whole sets: a bin at |logit| 8 to 16 is 0.0002 wide; 21 MB a task
+COARSE = 10  # for sliding windows and slices: bins 32 times wider; 0.66 MB a task
 SMALLEST, LARGEST = -3, 7  # powers of two: |logit| below 1/8 is binned evenly, beyond 128 it is 128 (p = e-128)
-HALF = (LARGEST - SMALLEST + 1) << MANTISSA  # bins of one sign
-NUM_BINS = 2 * HALF
-WEIGHT_UNIT = 2.0**-20  # weights are rounded to it; room for 2**43 rows
-SUM_UNIT = 2.0**-32  # probabilities and losses are rounded to it; room for 2e9 predicted positives
-SUMS = ("predicted", "logloss")
+OCTAVES = LARGEST - SMALLEST
+WEIGHT_UNIT = 2.0**-20  # weights are rounded to it; room for 2**30 rows in one bin (COARSE), 2**35 (FINE)
 
 
-def bins_of(logits: Tensor) -> Tensor:
-    """float32 logits -> int64 bins in [0, NUM_BINS), in the logits' order; NaN is not allowed."""
-    bits = logits.float().abs().clamp(max=2.0**LARGEST * (1 - 2.0**-24)).view(torch.int32)
-    first = (127 + SMALLEST - 1) << MANTISSA
-    regular = (bits >> (23 - MANTISSA)) - first
-    even = (logits.float().abs() * 2.0 ** (MANTISSA - SMALLEST)).int()
-    place = torch.where(regular >= 1 << MANTISSA, regular, even.clamp(max=(1 << MANTISSA) - 1)).long()
-    return torch.where(logits < 0, HALF - 1 - place, HALF + place)
+def num_bins(bits: int) -> int:
+    """K, for both signs."""
+    return 2 * OCTAVES << bits
+
+
+def bits_of(bins: int) -> int:
+    """The resolution of a histogram of K bins."""
+    return (bins // (2 * OCTAVES)).bit_length() - 1
+
+
+def bins_of(logits: Tensor, bits: int = FINE) -> Tensor:
+    """float32 logits -> int32 bins in [0, num_bins(bits)), in the logits' order; NaN is not allowed."""
+    return _bins(_magnitudes(logits), logits, bits)
+
+
+def centres(bits: int) -> Tensor:
+    """(K,) float64: the middle of every bin."""
+    return _middles(torch.arange(num_bins(bits)), bits)[0]
+
+
+def _magnitudes(logits: Tensor) -> Tensor:
+    """The bits of |logit| + 1/8 as integers, in order: one octave, evenly cut, holds all that is smaller than 1/8."""
+    moved = logits.float().abs().add_(2.0**SMALLEST).clamp_(max=2.0**LARGEST * (1 - 2.0**-24))
+    return moved.view(torch.int32)
+
+
+def _bins(magnitudes: Tensor, logits: Tensor, bits: int) -> Tensor:
+    places = (magnitudes >> (23 - bits)).sub_((127 + SMALLEST) << bits)
+    sign = (logits.float() + 0.0).view(torch.int32) >> 31  # -1 below zero; + 0.0 makes -0.0 a zero
+    return places.bitwise_xor_(sign).add_(num_bins(bits) // 2)  # x ^ -1 = -1 - x: mirrored
+
+
+def _middles(bins: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """float64 middles, and widths with the sign of the middle: where a bin's magnitude grows to."""
+    half = num_bins(bits) // 2
+    place = torch.where(bins < half, half - 1 - bins, bins - half)
+    octave = place >> bits
+    width = torch.tensor([2.0 ** (SMALLEST - bits + k) for k in range(OCTAVES)], dtype=torch.float64)[octave]
+    within = (place - (octave << bits) + (1 << bits) + 0.5) * width
+    sign = torch.where(bins < half, -1.0, 1.0).double()
+    return (within - 2.0**SMALLEST) * sign, width * sign
 
 
 class LogitHistogram:
     """Integer sums for M tasks, mergeable by addition.
 
-    `bins_M2K`: weight of negatives and of positives in each bin, in units of WEIGHT_UNIT. `sums_MS`: see SUMS, in units
-    of SUM_UNIT. A logit belongs to a bin whole: an AUC from the bins is that of logits rounded to 12 bits of mantissa.
+    `bins_M2K`: weight of negatives and of positives in each bin, in units of WEIGHT_UNIT. `sums_MS`, S = 2 K: the same
+    weights times the bits of the magnitude that the bin cut off. A logit belongs to a bin whole: an AUC from the bins
+    is that of logits rounded to `bits` bits of mantissa.
     """
 
-    def __init__(self, num_tasks: int, device: torch.device) -> None:
-        self.bins_M2K = torch.zeros(num_tasks, 2, NUM_BINS, dtype=torch.int64, device=device)
-        self.sums_MS = torch.zeros(num_tasks, len(SUMS), dtype=torch.int64, device=device)
+    def __init__(self, num_tasks: int, device: torch.device, bits: int = FINE) -> None:
+        self.bits = bits
+        self.bins_M2K = torch.zeros(num_tasks, 2, num_bins(bits), dtype=torch.int64, device=device)
+        self.sums_MS = torch.zeros(num_tasks, 2 * num_bins(bits), dtype=torch.int64, device=device)
 
-    def update(self, logits_BM: Tensor, labels_BM: Tensor, weights_BM: Tensor) -> None:
-        """Add B rows; a weight of 0 leaves a row out of a task. Costs time for B rows, not for the bins."""
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """The state: histograms of the same shape are merged by adding these."""
+        return self.bins_M2K, self.sums_MS
+
+    def update(
+        self, logits_BM: Tensor, labels_BM: Tensor, weights_BM: Tensor, first_task_B: Tensor | None = None
+    ) -> None:
+        """Add B rows; a weight of 0 leaves a row out of a task. Costs time for B rows, not for the bins.
+
+        With `first_task_B` column m of row i belongs to task first_task_B[i] + m: there may be more tasks than columns.
+        """
+        magnitudes_BM = _magnitudes(logits_BM)
+        bins_BM = _bins(magnitudes_BM, logits_BM, self.bits).add_(labels_BM.int(), alpha=num_bins(self.bits))
         tasks = torch.arange(logits_BM.shape[1], device=logits_BM.device)
-        flat_BM = (tasks * 2 + labels_BM.long()) * NUM_BINS + bins_of(logits_BM)
-        weight_BM = (weights_BM.double() / WEIGHT_UNIT).round_().long()
-        self.bins_M2K.view(-1).scatter_add_(0, flat_BM.reshape(-1), weight_BM.reshape(-1))
-        exact_BM = weight_BM.double() * (WEIGHT_UNIT / SUM_UNIT)
-        x_BM = logits_BM.double().clamp(-(2.0**LARGEST), 2.0**LARGEST)  # a loss of 128 a row at most
-        losses_BM = functional.softplus(x_BM, threshold=1e9) - x_BM * labels_BM
-        for place, values_BM in enumerate((torch.sigmoid(x_BM), losses_BM)):
-            self.sums_MS[:, place] += (values_BM * exact_BM).round_().long().sum(dim=0)
+        if first_task_B is not None:
+            tasks = tasks + first_task_B[:, None]
+        flat = bins_BM.long().add_(tasks, alpha=self.sums_MS.shape[1]).reshape(-1)
+        weights = (weights_BM.float() / WEIGHT_UNIT).round_().reshape(-1).long()
+        cut = magnitudes_BM.bitwise_and_((1 << (23 - self.bits)) - 1).reshape(-1)
+        self.bins_M2K.view(-1).scatter_add_(0, flat, weights)
+        self.sums_MS.view(-1).scatter_add_(0, flat, weights * cut)
 
     def counts(self) -> Tensor:
         """(M, 2, K) float64 on the CPU: the weight of negatives and positives in each bin."""
         return self.bins_M2K.cpu().double() * WEIGHT_UNIT
 
-    def sums(self) -> Tensor:
-        """(M, S) float64 on the CPU."""
-        return self.sums_MS.cpu().double() * SUM_UNIT
+    def occupied(self, task: int) -> "Occupied":
+        """The bins of a task that hold rows, as numbers."""
+        bins_2K, cut_2K = self.bins_M2K[task].cpu(), self.sums_MS[task].cpu().view(2, -1)
+        used_k = bins_2K.sum(dim=0).nonzero()[:, 0]
+        middle_k, width_k = _middles(used_k, self.bits)
+        levels = 1 << (23 - self.bits)
+        cut_2k = cut_2K[:, used_k] - bins_2K[:, used_k] * (levels // 2)
+        return Occupied(
+            middle_k,
+            bins_2K[:, used_k].double() * WEIGHT_UNIT,
+            cut_2k.double() * (width_k * (WEIGHT_UNIT / levels)),
+        )
 
 
-def centres() -> Tensor:
-    """(K,) float64: the middle of every bin."""
-    place = torch.arange(HALF, dtype=torch.float64)
-    octave = torch.div(place, 1 << MANTISSA, rounding_mode="floor")
-    within = place - octave * (1 << MANTISSA) + 0.5
-    even = octave == 0
-    start = torch.where(even, 0.0, 2.0 ** (SMALLEST + octave - 1))
-    width = torch.where(even, 2.0 ** (SMALLEST - MANTISSA), 2.0 ** (SMALLEST + octave - 1 - MANTISSA))
-    positive = start + within * width
-    return torch.cat([-positive.flip(0), positive])
+@dataclass(frozen=True)
+class Occupied:
+    """k bins in order, float64 on the CPU. The deviations keep what binning loses of the sum of the logits."""
+
+    middles_k: Tensor
+    bins_2k: Tensor  # weight of negatives and of positives
+    deviations_2k: Tensor  # weighted sum of (logit - middle)

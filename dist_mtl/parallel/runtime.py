@@ -57,8 +57,7 @@ class Runtime:
                 error.all_ranks = True
                 raise error
             return value
-        told: list = [None] * self.size
-        dist.all_gather_object(told, None if error is None else (type(error).__name__, str(error)), group=self.group)
+        told = self.gather(None if error is None else (type(error).__name__, str(error)))
         failed = [(rank, family, text) for rank, item in enumerate(told) if item for family, text in [item]]
         if failed:
             rank, family, text = failed[0]
@@ -87,6 +86,32 @@ class Runtime:
         if self.size > 1:
             dist.all_reduce(values, group=self.group)
         return values
+
+    def largest(self, values: torch.Tensor) -> torch.Tensor:
+        """`values` with the largest of all ranks in each place, in place."""
+        if self.size > 1:
+            dist.all_reduce(values, dist.ReduceOp.MAX, group=self.group)
+        return values
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's `value`, on every rank. For small things; it travels between our own ranks as a pickle."""
+        if self.size == 1:
+            return [value]
+        told: list = [None] * self.size
+        dist.all_gather_object(told, value, group=self.group)
+        return told
+
+    def all_to_all(self, rows_NC: torch.Tensor, counts_W: torch.Tensor) -> torch.Tensor:
+        """Send the first counts_W[0] rows to rank 0, the next counts_W[1] to rank 1, ...; return what came, by rank."""
+        if self.size == 1:
+            return rows_NC
+        sent_W = counts_W.to(self.device)
+        received_W = torch.empty_like(sent_W)
+        dist.all_to_all_single(received_W, sent_W, group=self.group)
+        counts = received_W.tolist()
+        received_RC = torch.empty(sum(counts), rows_NC.shape[1], dtype=rows_NC.dtype, device=self.device)
+        dist.all_to_all_single(received_RC, rows_NC.to(self.device), counts, counts_W.tolist(), group=self.group)
+        return received_RC
 
     def barrier(self) -> None:
         """Wait for every rank."""

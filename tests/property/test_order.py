@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dist_mtl.data.order import EMPTY, Order, Segment
+from dist_mtl.data.order import EMPTY, InFileOrder, Order, Segment
 
 # The same cases at every run: a red build is then a change of ours.
 CASES = settings(deadline=None, max_examples=150, derandomize=True)
@@ -143,3 +143,25 @@ def test_a_pinned_order() -> None:
         [(1, 0, 7), (2, 0, 6), (0, 0, 3)],
         [(0, 3, 9)],
     ]
+
+
+@CASES
+@given(orders(), st.data())
+def test_scoring_takes_every_row_once_in_the_order_of_the_files(order: Order, data: st.DataObject) -> None:
+    """The ranks' parts, one after the other, are the dataset; a rank's picks stand side by side, as carrying needs it."""
+    in_files = InFileOrder(order.block_rows, order.global_batch, order.window_rows)
+    world = data.draw(st.sampled_from(worlds(order)))
+    scored: list[Cell] = []
+    for rank in range(world):
+        steps = 0
+        for window in range(in_files.num_windows):
+            segment = in_files.segment(0, window, rank, world)
+            assert segment.first_step == steps
+            steps += len(segment.picks)
+            assert not segment.spans or segment.start == len(scored)
+            for step in segment.picks:
+                full = step[: (step != EMPTY).sum()]
+                assert (full == np.arange(len(full)) + (full[0] if len(full) else 0)).all()
+            scored += [cell for step in cells(segment) for cell in step if cell]
+        assert steps == in_files.steps_per_epoch == order.steps_per_epoch
+    assert scored == [(block, row) for block, rows in enumerate(order.block_rows) for row in range(rows)]

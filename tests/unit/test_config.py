@@ -33,6 +33,9 @@ def test_every_published_configuration_loads(path: Path) -> None:
     assert parse(config.model_dump(mode="json")) == config
 
 
+SELECT = ("data.test='t'", "train.evaluate_every=5")
+
+
 def test_there_are_published_configurations() -> None:
     assert "quickstart.toml" in [p.name for p in FILES]
 
@@ -102,6 +105,15 @@ def test_every_mistake_is_told_at_once() -> None:
         (["features.user.column='conversion'"], "features.user: column `conversion` is a label"),
         (["data.labels=['click', 'click']"], "data.labels: a column stands there twice"),
         (["model.task_weights=[1.0]"], "model.task_weights: 1 weights for the 2 labels"),
+        (["data.kept=[0.1]"], "data.kept: 1 shares for the 2 labels"),
+        (["data.validation='x/train'"], "data.validation: `x/train` is data.train"),
+        (["data.validation='v'"], "data.validation: it is evaluated on the way, so set train.evaluate_every"),
+        (["train.evaluate_every=5"], "train.evaluate_every: there is nothing to evaluate"),
+        (["train.evaluate_every=5", "train.evaluate_every_rows=9"], "keep one of the two"),
+        (["metrics.slices=['day', 'day']"], "metrics.slices: a column stands there twice"),
+        ([*SELECT, "select.metrics={'ctr.acu'=1.0}"], "`ctr.acu` is no metric of this run; did you mean `ctr.auc`?"),
+        ([*SELECT, "select.metrics={'ctr.user.gauc'=1.0}"], "`ctr.user.gauc` is no metric of this run"),
+        (["data.test='t'", "select.metrics={'ctr.auc'=1.0}"], "select: there is nothing to select among"),
         (["tables.user.sharding='column_wise'"], "tables.user: column_wise would change the maths of rowwise_adagrad"),
         (["tables.user.sharding='grid'"], "tables.user: grid would change the maths of rowwise_adagrad"),
         (["tables.user.sharding='data_parallel'", "optim.embedding.kind='adam'"], "data_parallel would change the"),
@@ -259,3 +271,27 @@ def test_a_file_that_is_too_large(tmp_path: Path) -> None:
 def test_a_folder_instead_of_a_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="Is a directory"):
         load(tmp_path)
+
+
+def test_evaluations_by_rows_are_steps_rounded_up() -> None:
+    config = samples.config("x", "data.test='t'", "train.evaluate_every_rows=65")  # of 64 a step
+    assert config.evaluation_steps == 2
+    assert samples.config("x", *SELECT).evaluation_steps == 5 and samples.config("x").evaluation_steps is None
+
+
+def test_a_mix_of_metrics_and_of_groups_is_selected_by() -> None:
+    mix = "select.metrics={'ctr.auc'=1.0, 'ctcvr.ne'=0.5, 'cvr.user.ndcg@10'=2.0, 'cvr.user.gauc'=1.0}"
+    config = samples.config("x", *SELECT, "metrics.groups=['user']", mix)
+    assert config.select.metrics["cvr.user.ndcg@10"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("labels", "tasks"),
+    [
+        (["click"], ("click",)),
+        (["click", "buy"], ("ctr", "cvr", "ctcvr")),
+        (["view", "click", "buy"], ("view", "click|view", "click", "buy|click", "buy")),
+    ],
+)
+def test_the_names_of_the_tasks(labels: list[str], tasks: tuple[str, ...]) -> None:
+    assert samples.config("x", f"data.labels={labels}").tasks == tasks

@@ -1,0 +1,122 @@
+"""The status of a run: speed, the split of a step's time, memory, counts, and metrics of the rows trained last.
+
+Clocks are read here and in the stopwatch only: no rank decides by one.
+"""
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+
+import torch
+
+from dist_mtl.checkpoint.store import Progress
+from dist_mtl.config import Config
+from dist_mtl.data.batch import Batch
+from dist_mtl.metrics.task import TaskMetrics
+from dist_mtl.metrics.window import TrainingWindow
+from dist_mtl.observe import Observer
+from dist_mtl.parallel.pipeline import Outcome
+from dist_mtl.parallel.runtime import Runtime
+from dist_mtl.parallel.stopwatch import Stopwatch
+from dist_mtl.scoring import read
+
+COUNTS = ("dropped", "clamped")
+PHASES = ("data", "forward", "agree", "backward", "update", "metrics")
+PAUSES = ("evaluation", "commit")
+
+
+class Pace:
+    """What was measured since the last `step` event, and since the run began."""
+
+    def __init__(self, config: Config, rt: Runtime, observer: Observer, steps: int) -> None:
+        self._config, self._rt, self._observer, self._steps = config, rt, observer, steps
+        self.window = TrainingWindow(len(config.tasks), rt)
+        self.watch = Stopwatch()
+        self._started = time.monotonic()
+        self.resumed(Progress())
+
+    def resumed(self, progress: Progress) -> None:
+        """Go on from here; the window was loaded from the commit."""
+        self._first = self._last = progress.step
+        self._before = progress.counts
+        self._counts = torch.zeros(len(COUNTS), dtype=torch.float64)
+
+    def timed(self, source: Iterator[Batch]) -> Iterator[Batch]:
+        """`source`, with the time spent waiting for it measured; what passes between batches and is no phase is lost."""
+        self._started = time.monotonic()
+        self.watch.lap("start")
+        for batch in source:
+            self.watch.lap("data")
+            yield batch
+
+    def after(self, outcome: Outcome, batch: Batch) -> None:
+        """Count a trained step; emit a `step` event every `log_every` steps and at the last."""
+        self._counts += torch.tensor([batch.dropped, batch.clamped])
+        with torch.no_grad():
+            self.window.update(*read(outcome.outputs, batch, self._config.model.head).columns)
+        if outcome.step == self._first + 1:
+            self._rt.started()
+        if outcome.step % self._config.train.log_every == 0 or outcome.step == self._steps:
+            self._tell(outcome)
+        self.watch.lap("metrics")
+
+    def _tell(self, outcome: Outcome) -> None:
+        window = dict(zip(self._config.tasks, self.window.close_part(), strict=True))
+        steps, seconds, memory = outcome.step - self._last, self._slowest(), self._memory()
+        self._last = outcome.step
+        spent = sum(seconds[phase] for phase in PHASES)
+        losses = dict(zip(self._config.data.labels, outcome.losses_T.tolist(), strict=True))
+        elapsed = time.monotonic() - self._started
+        self._observer.event(
+            "step",
+            step=outcome.step,
+            steps=self._steps,
+            loss=sum(losses.values()),
+            losses=losses,
+            rows_per_second=steps * self._config.train.global_batch / spent,
+            data_wait=seconds["data"] / spent,
+            seconds={phase: seconds[phase] / steps for phase in PHASES},
+            pauses={phase: seconds[phase] for phase in PAUSES},
+            eta_seconds=(self._steps - outcome.step) * elapsed / (outcome.step - self._first),
+            memory=memory,
+            window={task: _brief(metrics) for task, metrics in window.items()},
+        )
+
+    def _slowest(self) -> dict[str, float]:
+        """Seconds of each phase since the last time, the largest of all ranks. Collective."""
+        mine = self.watch.take()
+        names = (*PHASES, *PAUSES)
+        seconds = torch.tensor([mine.get(name, 0.0) for name in names], dtype=torch.float64, device=self._rt.device)
+        return dict(zip(names, self._rt.largest(seconds).tolist(), strict=True))
+
+    def _memory(self) -> dict[str, int]:
+        """Peaks so far, the largest of all ranks. Collective."""
+        kilobyte = 1 if sys.platform == "darwin" else 1024  # what ru_maxrss counts in
+        peaks = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kilobyte, 0]
+        if self._rt.device.type == "cuda":
+            peaks[1] = torch.cuda.max_memory_allocated(self._rt.device)
+        host, device = self._rt.largest(torch.tensor(peaks, device=self._rt.device)).tolist()
+        return {"host_bytes": host, "device_bytes": device}
+
+    def counts(self) -> dict[str, int]:
+        """What the data policies did to the rows trained since the run began, over all ranks and restarts. Collective."""
+        here = self._rt.all_reduce(self._counts.to(self._rt.device, copy=True)).tolist()
+        return {name: self._before.get(name, 0) + int(count) for name, count in zip(COUNTS, here, strict=True)}
+
+    def finish(self, step: int) -> None:
+        """Tell the counts and the time of the whole run."""
+        self._observer.event("counts", **self.counts())
+        self._observer.event("done", step=step, steps=step - self._first, seconds=time.monotonic() - self._started)
+
+
+def _brief(metrics: TaskMetrics) -> dict[str, float]:
+    """The metrics of a window that a curve is drawn of."""
+    auc = asdict(metrics.auc)
+    names = ("rows", "positives", "logloss", "normalised_entropy", "pcoc")
+    return {name: getattr(metrics, name) for name in names} | {
+        "auc": auc["value"],
+        "auc_low": auc["low"],
+        "auc_high": auc["high"],
+    }

@@ -1,0 +1,189 @@
+"""Parquet -> Parquet with scores, on any number of ranks: the same scores, to the bit, that an evaluation counts.
+
+Rank r writes the files part-RRRRR-*; together they stand in the order of the dataset. Columns: `row_number` (the row's
+number in the dataset), the columns kept, and for every task logit_TASK and p_TASK (float32).
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from dist_mtl.assemble import build_for_scoring, check_world, open_to_score
+from dist_mtl.checkpoint import format as commits
+from dist_mtl.checkpoint import store
+from dist_mtl.config import Config, RunConfig
+from dist_mtl.data import manifest
+from dist_mtl.data.loader import Dataset
+from dist_mtl.data.writer import Files
+from dist_mtl.errors import DataError, DistMtlError, NonFiniteError
+from dist_mtl.metrics.slices import column_of
+from dist_mtl.parallel.runtime import Runtime, runtime
+from dist_mtl.scoring import Scored, Trained, find, score
+
+ABOUT = "predictions.json"
+ROW = "row_number"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """`predictions.json`: what a folder of predictions was made from."""
+
+    run: str
+    step: int
+    data: str
+    digest: str  # of the dataset's manifest
+    rows: int
+    tasks: tuple[str, ...]
+    labels: tuple[str, ...]  # empty: the dataset has none
+    weight: str | None
+    adjusted: bool  # corrected for sampling, recalibrated
+    world: int
+
+
+def predict_run(
+    run_dir: str, data: str, out: str | Path, keep: Sequence[str] = (), which: str = "best", raw: bool = False
+) -> Predictions:
+    """Score the dataset `data` by a commit of a run into the new folder `out`, itself a dataset. All ranks.
+
+    `keep`: columns that are kept beside the labels and the columns of the run's `metrics`. `which` and `raw` as in
+    `scoring.find`. Raises DataError: `out` exists, a column is missing, the disk refuses; NonFiniteError for a score that
+    is not finite. All on every rank; `out` is then not there.
+    """
+    with runtime(RunConfig(dir=run_dir)) as rt:
+        trained = find(run_dir, which, (), raw, rt)
+        return predict(trained, run_dir, data, Path(out), keep, rt)
+
+
+def predict(trained: Trained, run_dir: str, data: str, out: Path, keep: Sequence[str], rt: Runtime) -> Predictions:
+    """The same within a runtime."""
+    config = trained.config
+    check_world(config)
+    rt.from_first(lambda: _refuse_existing(out))
+    dataset = _open(data, config, keep, rt)
+    model = build_for_scoring(config, rt)
+    store.load(model, trained.folder, weights_only=True)
+    staged = out.parent / f".staged-{out.name}"
+    labelled = dataset.encoder.labelled
+    about = Predictions(
+        run=run_dir,
+        step=commits.read(trained.folder).step,
+        data=data,
+        digest=dataset.manifest.digest,
+        rows=dataset.manifest.num_rows,
+        tasks=config.tasks,
+        labels=config.data.labels if labelled else (),
+        weight=config.data.weight if labelled else None,
+        adjusted=any((trained.adjustment.kept, *trained.adjustment.maps)),
+        world=rt.size,
+    )
+    rt.from_first(lambda: on_disk(_stage, staged))
+    try:
+        part = _Part(staged, rt.rank)
+        for scored in score(model, dataset, config, rt, trained.adjustment):
+            part.add(scored, config.tasks)
+        rt.all_ranks(part.close)
+        rt.from_first(lambda: on_disk(_publish, staged, out, about))
+    finally:
+        if rt.world.is_first:
+            shutil.rmtree(staged, ignore_errors=True)
+    return about
+
+
+def _open(data: str, config: Config, keep: Sequence[str], rt: Runtime) -> Dataset:
+    """The dataset with the columns that its predictions keep; labels only where it has them. Collective."""
+    dataset = open_to_score(data, config, rt, keep, labelled=False)
+    metrics = [column_of(config, name) for name in (*config.metrics.groups, *config.metrics.slices)]
+    there = [name for name in metrics if name in dataset.schema.names]
+    dataset = replace(dataset, carry=tuple(dict.fromkeys((*dataset.encoder.answers, *there, *keep))))
+    rt.all_ranks(lambda: _refuse_taken(dataset, config))
+    return dataset
+
+
+def _refuse_taken(dataset: Dataset, config: Config) -> None:
+    ours = {ROW, *(f"{kind}_{task}" for kind in ("logit", "p") for task in config.tasks)}
+    if clash := ours & set(dataset.carry):
+        raise DataError(
+            f"{dataset.folder}: column `{min(clash)}` can not be kept, predictions have one of that name; rename it"
+        )
+
+
+class _Part:
+    """One rank's files. The first fault is kept until `close`: to raise it between steps would leave the others waiting."""
+
+    def __init__(self, folder: Path, rank: int) -> None:
+        self._files = Files(folder, f"part-{rank:05d}")
+        self._fault: DistMtlError | None = None
+
+    def add(self, scored: Scored, tasks: Sequence[str]) -> None:
+        """Write the rows of a batch."""
+        if self._fault is None:
+            try:
+                on_disk(lambda: self._files.add(_table(scored, tasks)))
+            except DistMtlError as error:
+                self._fault = error
+
+    def close(self) -> None:
+        """End the last file. Raises the first fault."""
+        on_disk(self._files.close)
+        if self._fault is not None:
+            raise self._fault
+
+
+def _table(scored: Scored, tasks: Sequence[str]) -> pa.Table:
+    """The rows of a batch without the padding: number, kept columns, logits, probabilities."""
+    table, first = scored.carried.table, scored.carried.first_row
+    rows = scored.carried.num_rows
+    logits_NM = scored.readings.logits_BM[:rows].float().cpu()
+    if bad := int((~logits_NM.isfinite()).sum()):
+        raise NonFiniteError(
+            f"row {first} or one of the {rows} from it on: {bad} scores are not finite; score by an older commit"
+        )
+    columns = {ROW: pa.array(np.arange(first, first + rows))}
+    columns |= {name: table.column(name) for name in table.column_names}
+    columns |= {f"logit_{task}": pa.array(logits_NM[:, m].numpy()) for m, task in enumerate(tasks)}
+    p_NM = torch.sigmoid(logits_NM.double()).float()
+    columns |= {f"p_{task}": pa.array(p_NM[:, m].numpy()) for m, task in enumerate(tasks)}
+    return pa.table(columns)
+
+
+def _refuse_existing(out: Path) -> None:
+    if out.exists():
+        raise DataError(f"{out}: exists already; predictions are never overwritten. Remove it or choose another folder")
+
+
+def _stage(staged: Path) -> None:
+    shutil.rmtree(staged, ignore_errors=True)  # of a killed attempt
+    staged.mkdir(parents=True)
+
+
+def _publish(staged: Path, out: Path, about: Predictions) -> None:
+    """Make the folder a dataset and give it its name: complete, or not there."""
+    manifest.write(staged, manifest.build(staged))
+    (staged / ABOUT).write_text(json.dumps(asdict(about), indent=1) + "\n")
+    os.rename(staged, out)
+
+
+def on_disk(action: Callable[..., None], *arguments: object) -> None:
+    """Run `action`; what the disk refuses is a DataError."""
+    try:
+        action(*arguments)
+    except (OSError, pa.ArrowException) as error:
+        place = getattr(error, "filename", None) or "predictions"
+        raise DataError(f"{place}: can not be written: {getattr(error, 'strerror', None) or error}") from None
+
+
+def read_about(folder: str | Path) -> Predictions:
+    """What a folder of predictions was made from. Raises DataError if it is none."""
+    path = Path(folder) / ABOUT
+    try:
+        return TypeAdapter(Predictions).validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise DataError(f"{path}: not a folder of predictions: {str(error).splitlines()[0]}") from None

@@ -1,0 +1,24 @@
+"""Which commit of a run is the best, and whether to go on: a pure function of the evaluations so far."""
+
+from dataclasses import dataclass, replace
+
+from dist_mtl.config import SelectConfig
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The best evaluation so far, and how many have come since without a gain. It is part of every commit."""
+
+    best_step: int | None = None
+    best_score: float | None = None
+    stale: int = 0
+
+    def after(self, step: int, score: float, spec: SelectConfig) -> "Selection":
+        """The selection once the evaluation at `step` has this score; more is better."""
+        if self.best_score is None or score > self.best_score + spec.min_gain:
+            return Selection(step, score, 0)
+        return replace(self, stale=self.stale + 1)
+
+    def stops(self, spec: SelectConfig | None) -> bool:
+        """Whether the run has gone on for long enough without a gain."""
+        return spec is not None and spec.patience is not None and self.stale >= spec.patience

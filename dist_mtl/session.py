@@ -1,0 +1,159 @@
+"""What a run does beside its training steps: open its data, resume, judge, commit, conclude, and tell of it."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import torch
+
+from dist_mtl.assemble import open_dataset
+from dist_mtl.checkpoint import format as commits
+from dist_mtl.checkpoint import store
+from dist_mtl.checkpoint.store import Progress
+from dist_mtl.config import Config
+from dist_mtl.data import manifest
+from dist_mtl.data.loader import Dataset
+from dist_mtl.data.synthetic import write_sample
+from dist_mtl.errors import DataError
+from dist_mtl.evaluate import Evaluation, TestSet, evaluate, open_test
+from dist_mtl.observe import Observer
+from dist_mtl.pace import Pace
+from dist_mtl.parallel.runtime import Runtime
+from dist_mtl.parallel.shard import ShardedModel
+from dist_mtl.scoring import Adjustment
+
+
+@contextmanager
+def observing(config: Config, rt: Runtime) -> Iterator[Observer]:
+    """The observer of a run; it speaks on the first rank."""
+    observer = rt.all_ranks(lambda: Observer(config.run, speaking=rt.world.is_first))
+    try:
+        yield observer
+    finally:
+        observer.close()
+
+
+@dataclass(frozen=True)
+class Data:
+    """The datasets of a run, opened and verified before anything is trained: a mistake in them must not wait."""
+
+    train: Dataset
+    validation: TestSet | None  # only if it is evaluated on the way
+    test: TestSet | None
+
+
+def open_data(config: Config, rt: Runtime, observer: Observer) -> Data:
+    """Open them all; where `data.train` does not exist and `data.sample` describes it, the first rank makes it."""
+    if config.data.sample is not None:
+        rt.from_first(lambda: _make_sample(config, observer))
+    train = open_dataset(config.data.train, config, config.data.shuffle, rt)
+    test = open_test(config.data.test, config, rt) if config.data.test else None
+    validation = test if config.data.validation is None else open_test(config.data.validation, config, rt)
+    return Data(train, validation if config.evaluation_steps else None, test)
+
+
+def _make_sample(config: Config, observer: Observer) -> None:
+    if (Path(config.data.train) / manifest.NAME).exists():
+        return
+    started = time.monotonic()
+    try:
+        write_sample(config.data.sample, config.data.train, config.data.test)
+    except OSError as error:
+        raise DataError(f"{error.filename}: the sample logs can not be written: {error.strerror}") from None
+    seconds = time.monotonic() - started
+    observer.event("sample_logs", train=config.data.train, test=config.data.test, seconds=seconds)
+
+
+@dataclass(frozen=True)
+class Session:
+    """One run at work. Every verb is collective: all ranks do it, and come to the same result."""
+
+    config: Config
+    rt: Runtime
+    observer: Observer
+    data: Data
+    model: ShardedModel
+    pace: Pace
+    steps: int
+
+    def resume(self) -> Progress:
+        """Load the newest commit, if any, into the model and the pace. Returns the progress: step 0 for a fresh run."""
+        rt = self.rt
+        folder = rt.from_first(lambda: store.latest(self.config.run.dir))  # file systems may show the others less
+        if folder is None:
+            return Progress()
+        commit = rt.all_ranks(lambda: commits.read(folder))
+        digest = self.data.train.manifest.digest
+        rt.all_ranks(lambda: commits.check_same_run(commit, self.config, digest, self.steps, folder))
+        window = self.pace.window.state() if commit.version > 1 else None
+        store.load(self.model, folder, window)
+        if window is not None:
+            self.pace.window.load(window)
+        progress = Progress(commit.step, commit.counts, commit.selection)
+        self.pace.resumed(progress)
+        self.observer.event("resume", step=commit.step, folder=str(folder))
+        return progress
+
+    def judge(self, progress: Progress) -> Progress:
+        """Evaluate on the way, and note whether this is the best step so far. The model is as it was."""
+        select = self.config.select
+        evaluation = self._evaluate(self.data.validation)
+        score = None
+        if select is not None:
+            score = self.rt.all_ranks(lambda: evaluation.score(select))
+            progress = replace(progress, selection=progress.selection.after(progress.step, score, select))
+        self._tell(evaluation, self.data.validation, progress.step, final=False, score=score)
+        self.pace.watch.lap("evaluation")
+        return progress
+
+    def commit(self, progress: Progress, reason: str) -> Progress:
+        """Commit the state after this step. Returns the progress with the counts until now."""
+        started = time.monotonic()
+        progress = replace(progress, counts=self.pace.counts())
+        window, digest = self.pace.window.state(), self.data.train.manifest.digest
+        folder = store.save(self.model, progress, window, reason, self.config, digest, self.rt)
+        seconds = time.monotonic() - started
+        self.observer.event("commit", step=progress.step, seconds=seconds, folder=str(folder), reason=reason)
+        self.pace.watch.lap("commit")
+        return progress
+
+    def conclude(self, progress: Progress) -> Evaluation | None:
+        """Evaluate `data.test` once training has ended; with `select`, by the weights of the best commit."""
+        if self.data.test is None:
+            return None
+        step = progress.step
+        if (best := progress.selection.best_step) not in (None, step):
+            folder = self.rt.from_first(lambda: store.find(self.config.run.dir, "best"))
+            store.load(self.model, folder, weights_only=True)
+            step = best
+        evaluation = self._evaluate(self.data.test)
+        self._tell(evaluation, self.data.test, step, final=True, score=None)
+        return evaluation
+
+    def _evaluate(self, test: TestSet) -> Evaluation:
+        return evaluate(self.model, test, self.config, self.rt, Adjustment(self.config.data.kept))
+
+    def _tell(self, evaluation: Evaluation, test: TestSet, step: int, final: bool, score: float | None) -> None:
+        folder = str(test.dataset.folder)
+        self.observer.event("evaluation", step=step, data=folder, final=final, score=score, **asdict(evaluation))
+
+    def summary(self) -> dict:
+        """What the run starts from, for its first event."""
+        data, config = self.data, self.config
+        sets = {"train": data.train}
+        sets |= {name: test.dataset for name in ("validation", "test") if (test := getattr(data, name)) is not None}
+        return {
+            "rows": data.train.manifest.num_rows,
+            "steps": self.steps,
+            "global_batch": config.train.global_batch,
+            "world": self.rt.size,
+            "device": self.rt.device.type,
+            "idle_gpus": torch.cuda.device_count() if self.rt.device.type == "cpu" else 0,
+            "table_bytes": sum(t.rows * t.dim * 4 for t in config.all_tables.values()),
+            "plan": self.model.plan,
+            "data": {name: {"folder": str(d.folder), **d.manifest.summary()} for name, d in sets.items()},
+            "config": config.model_dump(mode="json"),
+            "versions": commits.versions(),
+        }
