@@ -20,12 +20,16 @@ from dist_mtl.bench.shape import Shape
 from dist_mtl.data.batch import Batch
 from dist_mtl.data.loader import Dataset
 from dist_mtl.model.embedding import tables_of
+from dist_mtl.metrics.window import TrainingWindow
 from dist_mtl.model.loss import TaskObjective
+from dist_mtl.model.mtl import Outputs
 from dist_mtl.parallel.feed import batches
 from dist_mtl.parallel.pipeline import train_step
 from dist_mtl.parallel.runtime import Runtime
+from dist_mtl.scoring import read
 
 Steps = Callable[[int], object]
+STATUS = 8
 HELD = 32  # batches kept in memory for contenders that do not read
 
 
@@ -34,6 +38,7 @@ def contender(name: str, shape: Shape, folder: str, rt: Runtime) -> Steps:
     dataset = open_dataset(f"{folder}/train", shape.config(folder), True, rt)
     return {
         "loader": _loader,
+        "metrics": _metrics,
         "step": _step,
         "end_to_end": _end_to_end,
         "bare_dmp": _bare_dmp,
@@ -64,6 +69,23 @@ def _loader(shape: Shape, folder: str, dataset: Dataset, rt: Runtime) -> Steps:
         with _reading(dataset, rt, count) as source:
             for _ in source:
                 pass
+
+    return steps
+
+
+def _metrics(shape: Shape, folder: str, dataset: Dataset, rt: Runtime) -> Steps:
+    """What the sliding metrics add to a step; a status line every STATUS steps, more often than the default of 50."""
+    config, held = shape.config(folder), _held(dataset, rt)
+    window = TrainingWindow(len(config.tasks), rt)
+    batch = next(held)
+    logits_BT = torch.randn(len(batch.weight_B), 2, generator=torch.Generator().manual_seed(1)) - 3
+    outputs = Outputs(batch.dense_BD, (), logits_BT)
+
+    def steps(count: int) -> None:
+        for step in range(1, count + 1):
+            window.update(*read(outputs, batch, config.model.head).columns)
+            if step % STATUS == 0:
+                window.close_part()
 
     return steps
 

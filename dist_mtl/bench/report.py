@@ -17,6 +17,7 @@ from dist_mtl.hints import nearest
 # (what, faster, slower or equal): the claims, each a ratio of times within a round.
 CLAIMS = (
     ("loader over step", "loader", "step"),
+    ("sliding metrics over the step that they are part of", "metrics", "step"),
     ("end to end over its step alone", "end_to_end", "step"),
     ("end to end over a bare DMP step", "end_to_end", "bare_dmp"),
     ("step over a bare DMP step", "step", "bare_dmp"),
@@ -31,7 +32,7 @@ def entries_of(ranks: int, threads: int, rechub: bool, only: list[str] | None) -
     Raises ConfigError if `only` names one that does not exist, or that can not run so.
     """
     alone = ["plain", *(["torch-rechub"] if rechub else [])] if ranks == 1 else []
-    names = ["loader", "step", "end_to_end", "bare_dmp", *alone]
+    names = ["loader", "metrics", "step", "end_to_end", "bare_dmp", *alone]
     for name in only or ():
         if name not in (*names, "plain", "torch-rechub"):
             raise ConfigError(f"--only {name}: there is no such contender; {nearest(name, names) or ', '.join(names)}")

@@ -81,7 +81,7 @@ def fit_platt(bins_2K: Tensor) -> Platt:
     negatives, positives = rows.weight_k.sum() - rows.positives_k.sum(), rows.positives_k.sum()
     high, low = (positives + 1) / (positives + 2), 1 / (negatives + 2)
     targets_k = low + (high - low) * rows.rates_k
-    mean = np.average(rows.x_k, weights=rows.weight_k)
+    mean = float(np.average(rows.x_k, weights=rows.weight_k))
     spread = math.sqrt(np.average((rows.x_k - mean) ** 2, weights=rows.weight_k))
     if not spread:  # one score only: a shift
         return Platt(1.0, float(logit(targets_k[0]) - mean))

@@ -11,7 +11,7 @@ from dist_mtl.metrics.histogram import COARSE, LogitHistogram
 from dist_mtl.metrics.task import TaskMetrics, compute
 from dist_mtl.parallel.runtime import Runtime
 
-PARTS = 5  # of 360 kB a task, here and in every commit
+PARTS = 5  # of 0.66 MB a task, here and in every commit
 
 
 class TrainingWindow:
