@@ -143,10 +143,10 @@ def _duration(seconds: float) -> str:
     return f"{hours}h {minutes:02d}m" if hours else f"{minutes}m {rest:02d}s"
 
 
-def write_json(path: str, evaluation: Evaluation) -> None:
-    """Write everything that an evaluation found; undefined metrics as null. Raises DataError if the disk refuses."""
+def write_json(path: str, found: Any) -> None:
+    """Write a dataclass of results; undefined metrics as null. Raises DataError if the disk refuses."""
     try:
-        Path(path).write_text(json.dumps(_json(asdict(evaluation)), indent=1, allow_nan=False) + "\n")
+        Path(path).write_text(json.dumps(_json(asdict(found)), indent=1, allow_nan=False) + "\n")
     except OSError as error:
         raise DataError(f"{path}: can not be written: {error.strerror}") from None
 

@@ -36,6 +36,7 @@ PRELOAD = [
     "dist_mtl.evaluate",
     "dist_mtl.cli",
     "tests.workers",
+    "tests.compare_runs",
     "tests.group_workers",
     "tests.score_workers",
     "tests.warm",
