@@ -4,7 +4,7 @@ import math
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -179,11 +179,17 @@ def _scratch(run_dir: str, stack: ExitStack) -> Path:
     root = Path(run_dir) / SCRATCH
     try:
         root.mkdir(parents=True, exist_ok=True)
+        stack.callback(_remove_if_empty, root)  # called last: other ranks may still have theirs
         return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="groups-", dir=root)))
     except OSError as error:
         raise DataError(
             f"{root}: {error.strerror}; metrics.groups needs room there for rows that outgrow memory"
         ) from None
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _refuse_scores(count: int) -> None:

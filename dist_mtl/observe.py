@@ -19,6 +19,7 @@ from dist_mtl.config import RunConfig
 from dist_mtl.errors import ConfigError, DataError
 from dist_mtl.evaluate import Evaluation
 from dist_mtl.metrics.task import TaskMetrics
+from dist_mtl.tensorboard import TensorBoard
 
 STREAM = "events.jsonl"
 
@@ -32,11 +33,7 @@ class Observer:
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._stream = None
-        self._board = None
-        if speaking and run.tensorboard:
-            from dist_mtl.tensorboard import TensorBoard  # XXX
-
-            self._board = TensorBoard(run.dir)
+        self._board = TensorBoard(run.dir) if speaking and run.tensorboard else None
         if speaking:
             try:
                 Path(run.dir).mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from dist_mtl.data.manifest import Manifest
 from dist_mtl.data.manifest import read as manifest_of
 from dist_mtl.data.writer import write_dataset
 from tests import samples
-from tests.compare_runs import STEPS, compare, error, settings
+from tests.compare_runs import STEPS, compare, error, scores, settings
 from tests.harness import Cluster, Exit, run_script
 from tests.workers import train
 
