@@ -1,192 +1,152 @@
-"""The report: right in what it says, safe against what data may hold, and complete in itself."""
+"""The report's history: restarts, damaged streams, errors in words, and the script."""
 
 import json
-import math
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from dist_mtl.errors import CheckpointError, ConfigError, DataError
-from dist_mtl.report import axes, charts, history, page, series, words
+from dist_mtl.report import history, page
+from tests.report_run import Document, evaluation, full_run, rendered, start_event, step_event, write
 
 ROOT = Path(__file__).resolve().parents[2]
-BEGAN = 1_795_000_000.0
-TASKS = {"ctr": (200_000, 12_117, 0.7804), "cvr": (12_117, 1_408, 0.8282), "ctcvr": (200_000, 1_408, 0.9261)}
 
 
-# ------------------------------------------------------------------------------------------------------ a realistic run
-def metrics(rows: float, positives: float, auc: float, pcoc: float, rng: np.random.Generator) -> dict:
-    """A task's metrics, with intervals and bins as wide as so many rows make them."""
-    error = 0.45 / math.sqrt(max(positives, 1))
-    rate = positives / rows
-    predicted = rate * np.exp(np.linspace(-2.6, 2.2, 20)) / np.exp(np.linspace(-2.6, 2.2, 20)).mean()
-    observed = rng.binomial(int(rows / 20), np.clip(predicted / pcoc, 0, 1)) / int(rows / 20)
-    bins = [
-        {"weight": rows / 20, "predicted": float(p), "observed": float(o)}
-        for p, o in zip(predicted, observed, strict=True)
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("runs") / "shop-esmm", full_run())
+
+
+# ------------------------------------------------------------------------------------------------------------- restarts
+def test_a_step_trained_twice_counts_once_and_the_later_wins(full: Path) -> None:
+    run = history.read(str(full))
+    steps = [e.step for e in run.steps]
+    assert steps == list(range(12, 1464 + 1, 12))
+    assert len(run.attempts) == 3 and run.restarts == 2 and run.repeated_steps == 60 + 120
+    assert [a.from_step for a in run.attempts] == [0, 480, 840]
+    assert [a.last_step for a in run.attempts] == [540, 960, 1464]
+    second_start = run.attempts[1].began
+    assert all((e.time > second_start) == (e.step > 480) for e in run.steps)
+    assert [e.step for e in run.evaluations] == [240, 480, 720, 960, 1200, 1440, 1464]
+    assert run.finished and run.seconds == pytest.approx(sum(a.ended - a.began for a in run.attempts))
+
+
+def test_what_an_abandoned_attempt_did_beyond_the_restart_is_gone(tmp_path: Path) -> None:
+    """Killed at 540, taken up at 480, killed again at 504: 516 to 540 never happened."""
+    rng = np.random.default_rng(1)
+    first = [start_event(900), *(step_event(s, 900, rng) for s in range(12, 541, 12)), evaluation(540, 900, rng)]
+    second = [{"event": "resume", "step": 480}, start_event(900), step_event(492, 900, rng), step_event(504, 900, rng)]
+    run = history.read(str(write(tmp_path, [*first, *second])))
+    assert run.last_step == 504 and not run.evaluations and not run.finished
+    again = history.read(str(write(tmp_path, [*first, start_event(900), step_event(12, 900, rng)])))
+    assert [e.step for e in again.steps] == [12]  # no commit was found: the run began anew
+
+
+def test_a_finished_run_started_again_is_no_restart(tmp_path: Path) -> None:
+    events = full_run()
+    events += [{"event": "resume", "step": 1464}, start_event(1464), {"event": "done", "steps": 0, "seconds": 0.1}]
+    run = history.read(str(write(tmp_path, events)))
+    assert run.restarts == 2 and run.last_step == 1464 and len(run.steps) == 122
+
+
+def test_states(tmp_path: Path) -> None:
+    events = full_run()
+    stopped = [
+        *events[:-1],
+        {"event": "early_stop", "step": 1464, "best_step": 1200, "best_score": 0.877, "stale": 3},
+        events[-1],
     ]
-    return {
-        "rows": rows,
-        "positives": positives,
-        "auc": {
-            "value": auc,
-            "error": 2e-5,
-            "standard_error": error,
-            "low": auc - 1.96 * error,
-            "high": auc + 1.96 * error,
-        },
-        "logloss": 0.2019,
-        "normalised_entropy": 1.4 - 0.7 * auc,
-        "pcoc": pcoc,
-        "calibration_error": abs(1 - pcoc) * rate,
-        "reliability": bins,
-    }
+    document = Document(rendered(write(tmp_path / "stopped", stopped)))
+    assert "stopped early" in document.text and "the best was step 1,200" in document.text
+    assert "3 evaluations without a gain, best was step 1,200, score 0.8770" in document.text
+    again = [
+        *stopped,
+        {"event": "resume", "step": 1464},
+        start_event(1464),
+        {"event": "done", "step": 1464, "steps": 0},
+    ]
+    assert "stopped early" in Document(rendered(write(tmp_path / "again", again))).text  # it stays what it was
+    document = Document(rendered(write(tmp_path / "killed", events[:-20])))
+    assert "unfinished" in document.text and "of 1,464 steps" in document.text
 
 
-def evaluation(step: int, steps: int, rng: np.random.Generator, final: bool = False) -> dict:
-    """Better from step to step, sliced by day and position, grouped by search."""
-    grown = 1 - math.exp(-4 * step / steps)
-    tasks, slices, groups = {}, {"day": {}, "position": {}}, {"search": {}}
-    for (task, (rows, positives, ceiling)), pcoc in zip(TASKS.items(), (0.981, 0.862, 0.846), strict=True):
-        auc = 0.5 + 0.92 * grown * (ceiling - 0.5)
-        tasks[task] = metrics(rows, positives, auc, pcoc, rng)
-        for column, values in (("day", 7), ("position", 10)):
-            for value in range(values):
-                share = (values - value) / (values * (values + 1) / 2)
-                moved = auc + 0.01 * rng.standard_normal() - (0.05 if column == "position" else 0)
-                part = metrics(rows * share, positives * share, moved, pcoc * (1 + 0.05 * rng.standard_normal()), rng)
-                part.pop("reliability")
-                slices[column].setdefault(str(value), {})[task] = part
-        groups["search"][task] = {
-            "groups": 8_120, "groups_with_positive": 9_204, "groups_total": 20_000, "rows": rows * 0.41,
-            "gauc": auc - 0.031, "gauc_error": 0.0021, "gauc_unweighted": auc - 0.036, "gauc_unweighted_error": 0.0023,
-            "ndcg": {"5": 0.402, "10": 0.463}, "ndcg_error": {"5": 0.0034, "10": 0.0031}, "mrr": 0.371, "mrr_error": 0.004,
-        }  # fmt: skip
-    return {
-        "event": "evaluation", "step": step, "seconds": 1.4, "data": "data/shop/test", "final": final,
-        "score": tasks["ctcvr"]["auc"]["value"], "tasks": tasks, "slices": slices if final else {},
-        "groups": groups if final else {}, "ceiling": {task: ceiling for task, (_, _, ceiling) in TASKS.items()},
-        "rows": 200_000, "dropped": 0, "clamped": 0,
-    }  # fmt: skip
+# ----------------------------------------------------------------------------------------------------- a damaged stream
+def test_a_line_cut_short_at_the_end_is_ignored(full: Path, tmp_path: Path) -> None:
+    text = (full / history.STREAM).read_text(encoding="utf-8")
+    (tmp_path / history.STREAM).write_text(text + '{"event": "step", "time": 17950', encoding="utf-8")
+    assert history.read(str(tmp_path)).steps == history.read(str(full)).steps
+    assert not history.read(str(tmp_path)).unreadable
 
 
-def step_event(step: int, steps: int, rng: np.random.Generator) -> dict:
-    grown = 1 - math.exp(-5 * step / steps)
-    noise = rng.standard_normal(8)
-    window = {}
-    for k, (task, (_, _, ceiling)) in enumerate(TASKS.items()):
-        auc = 0.5 + 0.93 * grown * (ceiling - 0.5) + 0.004 * noise[k]
-        wide = (0.004, 0.016, 0.01)[k]
-        window[task] = {
-            "rows": 200_000, "auc": auc, "auc_low": auc - wide, "auc_high": auc + wide, "logloss": 0.2,
-            "normalised_entropy": 1.42 - 0.7 * auc, "pcoc": 1 + 1.8 * math.exp(-20 * step / steps) + 0.03 * noise[k],
-        }  # fmt: skip
-    click, conversion = 0.19 + 0.5 * math.exp(-14 * step / steps), 0.027 + 0.4 * math.exp(-22 * step / steps)
-    losses = {"click": click + 0.004 * noise[3], "conversion": conversion * (1 + 0.07 * noise[4])}
-    speed = 47_000 + 1_800 * noise[5]
-    total = 4096 / speed
-    parts = {"data": 0.04, "forward": 0.34, "agree": 0.03, "backward": 0.42, "update": 0.13, "metrics": 0.04}
-    return {
-        "event": "step", "step": step, "steps": steps, "loss": sum(losses.values()), "losses": losses,
-        "rows_per_second": speed, "data_wait": 0.04, "eta_seconds": 1.0, "window": window,
-        "seconds": {name: total * share * (1 + 0.05 * noise[6]) for name, share in parts.items()},
-        "memory": {"host_bytes": 1.31e9 + 4e7 * grown, "device_bytes": None},
-    }  # fmt: skip
+def test_a_line_cut_short_before_a_restart_costs_that_event_only(tmp_path: Path) -> None:
+    """The next process appends its first event to the half line."""
+    lines = [json.dumps({"event": "start", "steps": 30}), json.dumps({"event": "step", "step": 10})]
+    glued = '{"event": "step", "time": 17' + json.dumps({"event": "resume", "step": 10})
+    text = "\n".join([*lines, glued, json.dumps({"event": "start"}), json.dumps({"event": "step", "step": 20})]) + "\n"
+    (tmp_path / history.STREAM).write_text(text, encoding="utf-8")
+    run = history.read(str(tmp_path))
+    assert [e.step for e in run.steps] == [10, 20] and run.restarts == 1
+    assert run.unreadable == ("line 3 is cut short: the process was killed while it wrote",)
+    assert "1 line of events.jsonl left out" in Document(page.render(run)).text
 
 
-def diagnosis(step: int, steps: int, rng: np.random.Generator) -> dict:
-    logits = rng.standard_normal(4) * 0.15 + np.array([0.1, 0.9, -0.5, 0.2]) * step / steps
-    gates = {
-        "click": (np.exp(logits) / np.exp(logits).sum()).tolist(),
-        "conversion": (np.exp(-logits) / np.exp(-logits).sum()).tolist(),
-    }
-    edges = np.linspace(0.05, 1.0, 41)
-    heights = np.histogram(0.05 + 0.95 * rng.beta(2.2, 4, 4096), edges)[0]
-    related = np.histogram(rng.beta(4, 2.2, 4096), np.linspace(0, 1, 41))[0]
-    return {
-        "event": "diagnosis", "step": step, "gates": gates, "gate_entropy": {"click": 0.86, "conversion": 0.91},
-        "gradient_cosine": {"click|conversion": 0.3 - 0.35 * step / steps + 0.06 * rng.standard_normal()},
-        "gradient_norm": {"click": 0.4 + 0.05 * rng.random(), "conversion": 0.09 + 0.02 * rng.random()},
-        "temperature": {"click|conversion": {"edges": edges.tolist(), "counts": heights.tolist()}},
-        "relatedness": {"click|conversion": {"edges": np.linspace(0, 1, 41).tolist(), "counts": related.tolist()}},
-        "similarity": {"click|conversion": {"positive": 0.5 + 0.3 * step / steps, "negative": 0.45 - 0.2 * step / steps}},
-        "violated": {"converted > clicked": 0.5 - 0.2 * step / steps, "converted > not": 0.3 - 0.2 * step / steps},
-    }  # fmt: skip
+def test_events_of_newer_versions_are_passed_over_and_wrong_ones_told(tmp_path: Path) -> None:
+    events = [
+        {"event": "start"},
+        {"event": "of_tomorrow", "x": 1},
+        {"event": "step", "step": "twelve"},
+        {"event": "step", "step": 2},
+    ]
+    run = history.read(str(write(tmp_path, events)))
+    assert [e.step for e in run.steps] == [2]
+    assert len(run.unreadable) == 1 and run.unreadable[0].startswith("line 3, step.step")
 
 
-TABLES = {"user": 2_000_000, "item": 500_000, "category": 4_200, "brand": 31_000, "hour": 24, "position": 10}
+def test_errors_say_what_and_where(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such folder; name the run.dir"):
+        history.read(str(tmp_path / "nowhere"))
+    with pytest.raises(CheckpointError, match="not the folder of a run"):
+        history.read(str(tmp_path))
+    (tmp_path / history.STREAM).write_text("")
+    with pytest.raises(DataError, match="no event in it; train first"):
+        history.read(str(tmp_path))
+    write(tmp_path, [{"event": "sample_logs"}])
+    with pytest.raises(DataError, match="did not start"):
+        history.read(str(tmp_path))
+    write(tmp_path, [{"event": "start"}])
+    with pytest.raises(ConfigError, match="choose with --out"):
+        page.write(str(tmp_path), str(tmp_path / "no/such/folder/x.html"))
 
 
-def start_event(steps: int, world: int = 4) -> dict:
-    plan = []
-    for k, (table, rows) in enumerate(TABLES.items()):
-        if rows > 100_000:
-            cut = rows // world
-            shards = [{"rank": r, "offset": [r * cut, 0], "size": [cut, 16]} for r in range(world)]
-            plan.append({"table": table, "sharding": "row_wise", "kernel": "fused", "shards": shards})
-        else:
-            shards = [{"rank": k % world, "offset": [0, 0], "size": [rows, 16]}]
-            plan.append({"table": table, "sharding": "table_wise", "kernel": "fused", "shards": shards})
-    columns = {name: "int64" for name in (*TABLES, "search", "day")} | {"tags": "list<int64>", "price": "float"}
-    folders = {
-        split: {"folder": f"data/shop/{split}", "rows": rows, "files": files, "bytes": rows * 31.5, "digest": "9f2c41d0" * 8,
-                "columns": columns}
-        for split, rows, files in (("train", 1_500_000, 12), ("test", 200_000, 2))
-    }  # fmt: skip
-    return {
-        "event": "start", "rows": 1_500_000, "steps": steps, "global_batch": 4096, "world": world, "device": "cuda",
-        "idle_gpus": 0, "table_bytes": sum(TABLES.values()) * 64, "plan": plan,
-        "config": {
-            "seed": 1, "run": {"dir": "runs/shop-esmm", "device": "auto", "threads": None},
-            "data": {"train": "data/shop/train", "test": "data/shop/test", "labels": ["click", "conversion"]},
-            "model": {"backbone": {"kind": "mmoe", "experts": 4, "hidden": [256, 128]}, "head": "esmm", "dropout": 0.0},
-            "optim": {"embedding": {"kind": "rowwise_adagrad", "lr": 0.02}, "dense": {"lr": 0.001}},
-            "train": {"global_batch": 4096, "epochs": 4},
-        },
-        "versions": {"dist_mtl": "0.1.0", "torch": "2.13.0", "torchrec": "1.8.0", "fbgemm-gpu": "1.8.0"}, "data": folders,
-    }  # fmt: skip
+def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "launch/report.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
-def full_run(steps: int = 1464, every: int = 12) -> list[dict]:
-    """Killed twice, with six steps skipped, then finished: 1,464 steps of 4,096 rows."""
-    rng = np.random.default_rng(7)
-    events: list[dict] = [{"event": "sample_logs", "train": "data/shop/train", "seconds": 5.6}]
-    time = BEGAN
-    for attempt, (first, last) in enumerate(((0, 540), (480, 960), (840, steps))):
-        time += 95 if attempt else 0
-        if attempt:
-            events.append({"event": "resume", "time": time, "step": first, "folder": f"runs/shop-esmm/step-{first:010d}"})
-        events.append(start_event(steps) | {"time": time})
-        for step in range(first + every, last + 1, every):
-            time += every * 4096 / 47_000
-            events.append(step_event(step, steps, rng) | {"time": time})
-            if step % 120 == 0:
-                events.append(
-                    {"event": "commit", "time": time, "step": step, "seconds": 1.9, "folder": "f", "reason": "periodic"}
-                )
-            if step % 240 == 0:
-                events.append(evaluation(step, steps, rng) | {"time": time})
-            if step % 60 == 0:
-                events.append(diagnosis(step, steps, rng) | {"time": time})
-            if attempt == 1 and step in (684, 696):
-                events.append({"event": "skip", "time": time, "step": step, "reason": "the gradient is not finite"})
-    commit = {"event": "commit", "time": time, "step": steps, "seconds": 2.1, "folder": "f", "reason": "end"}
-    events += [commit, evaluation(steps, steps, rng, final=True) | {"time": time + 2}]
-    return [*events, {"event": "counts", "dropped": 14, "clamped": 0}, {"event": "done", "steps": 624, "seconds": 54.0}]
+def test_the_script(full: Path, tmp_path: Path) -> None:
+    done = launch(str(full))
+    assert done.returncode == 0 and done.stdout == f"{full}/report.html\n", done.stderr
+    done = launch(str(full), "--out", str(tmp_path / "x.html"))
+    assert done.returncode == 0 and (tmp_path / "x.html").read_text() == (full / "report.html").read_text()
+    done = launch(str(tmp_path / "nowhere"))
+    assert done.returncode == 66 and done.stderr.startswith("error: ") and "Traceback" not in done.stderr
+    assert launch(str(full), "--what").returncode == 64
 
 
-def write(folder: Path, events: list[dict]) -> Path:
-    """A run's folder with these events, stamped where they have no time."""
-    folder.mkdir(parents=True, exist_ok=True)
-    time, lines = BEGAN, []
-    for event in events:
-        time = event.get("time", time)
-        lines.append(json.dumps({"event": event["event"], "time": time} | event))
-    (folder / history.STREAM).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return folder
+def test_no_torch(full: Path, tmp_path: Path) -> None:
+    """A report is made in a moment, and where torch does not run."""
+    code = "import sys, runpy; sys.argv = sys.argv[1:]\ntry: runpy.run_path(sys.argv[0], run_name='__main__')\n" \
+           "finally: print(sorted({'torch', 'torchrec', 'pyarrow', 'pandas'} & set(sys.modules)))"  # fmt: skip
+    command = [sys.executable, "-c", code, str(ROOT / "launch/report.py"), str(full), "--out", str(tmp_path / "x.html")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout.endswith("x.html\n[]\n"), done.stdout + done.stderr
+
+
+def test_the_stream_has_one_name() -> None:
+    """history.py can not import observe.py, which needs torch; so the name stands twice."""
+    name = re.search(r'^STREAM = "(.*)"$', (ROOT / "dist_mtl/observe.py").read_text(encoding="utf-8"), re.MULTILINE)
+    assert name and name[1] == history.STREAM

@@ -1,0 +1,50 @@
+"""A run -> one HTML file."""
+
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from dist_mtl import __version__
+from dist_mtl.errors import ConfigError
+from dist_mtl.report import headline, quality, system, training
+from dist_mtl.report.history import Run, read
+
+NAME = "report.html"
+
+
+def write(run_dir: str, out: str | None = None) -> Path:
+    """Write the report of a run to `out`, by default into its folder.
+
+    CheckpointError or DataError where there is no run to tell of, ConfigError where `out` can not be written.
+    """
+    run = read(run_dir)
+    path = Path(out) if out is not None else Path(run_dir) / NAME
+    try:
+        path.write_text(render(run), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; choose with --out a file that can be written") from None
+    return path
+
+
+def render(run: Run) -> str:
+    """The page. It refers to nothing outside of itself, and holds no script."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,  # names of columns, slices and folders come from data
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    sections = (*quality.sections(run), *training.sections(run), *system.sections(run))
+    word, tone = headline.state(run)
+    return environment.get_template("page.html").render(
+        run=run,
+        state=word,
+        tone=tone,
+        story=f"{headline.story(run)} {headline.verdict(run)}".strip(),
+        findings=headline.findings(run),
+        tiles=headline.tiles(run),
+        figures=headline.figures(run),
+        sections=[section for section in sections if section.blocks or section.missing],
+        version=__version__,
+    )
