@@ -21,9 +21,9 @@ def main() -> None:
     arguments = parser().parse_args()
     match arguments.source:
         case "movielens":
-            train, test = movielens.convert(arguments.src, arguments.out, arguments.seed)
-            tell(Path(arguments.out) / "train", train)
-            tell(Path(arguments.out) / "test", test)
+            made = movielens.convert(arguments.src, arguments.out, arguments.seed, arguments.validation)
+            for name, listed in made.items():
+                tell(Path(arguments.out) / name, listed)
         case "csv":
             convert_csv(arguments)
         case "manifest":
@@ -41,6 +41,7 @@ def parser() -> Parser:
     films.add_argument("src", help="folder with the derived csv.gz, or with ml-100k.inter, .item and .user")
     films.add_argument("out", help="folder to make")
     films.add_argument("--seed", type=int, default=7, help="of the sampled non-clicks, for the raw files")
+    films.add_argument("--validation", action="store_true", help="also OUT/fit and OUT/validation, of OUT/train's rows")
 
     table = sources.add_parser("csv", help="CSV files with a click and a conversion column (also .gz, .bz2)")
     table.add_argument("src", nargs="+")

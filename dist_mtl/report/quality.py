@@ -11,7 +11,6 @@ from dist_mtl.report.records import Evaluation, GroupMetrics, TaskMetrics
 from dist_mtl.report.words import NBSP, count, fixed, interval, known, percent, significant
 
 MOST_SLICES = 24  # rows of a chart; the largest slices are shown
-OTHER = "other"  # as metrics.slices names what max_slices leaves out
 Ceiling = float | None
 
 
@@ -111,7 +110,8 @@ def _slices(final: Evaluation) -> Section:
 def _column(final: Evaluation, column: str) -> Figures:
     values = final.slices[column]
     names = sorted(values, key=lambda value: -max((m.rows or 0 for m in values[value].values()), default=0))
-    shown = in_order(names[:MOST_SLICES])
+    largest = set(names[:MOST_SLICES])
+    shown = [name for name in values if name in largest]  # as an evaluation orders them: buckets by size, `other` last
     figures = []
     for k, (task, whole) in enumerate(final.tasks.items(), start=1):
         rows = [_slice(value, m) for value in shown if (m := values[value].get(task))]
@@ -129,18 +129,6 @@ def _slice(value: str, m: TaskMetrics) -> Whisker:
     return Whisker(value, m.auc.value, m.auc.low, m.auc.high, fixed(m.pcoc, 2), words)
 
 
-def in_order(names: list[str]) -> list[str]:
-    """Numbers by size, then words by alphabet, then the slice of all values too rare for one of their own."""
-
-    def key(name: str) -> tuple[int, float, str]:
-        try:
-            return 0, float(name), name
-        except ValueError:
-            return 2 if name == OTHER else 1, 0.0, name
-
-    return sorted(names, key=key)
-
-
 # --------------------------------------------------------------------------------------------------------------- groups
 def _groups(final: Evaluation) -> Section:
     blocks = tuple(_group(column, tasks) for column, tasks in final.groups.items() if tasks)
@@ -150,7 +138,7 @@ def _groups(final: Evaluation) -> Section:
 
 
 def _group(column: str, tasks: dict[str, GroupMetrics]) -> Table:
-    cuts = in_order(sorted({k for m in tasks.values() for k in m.ndcg}))
+    cuts = sorted({k for m in tasks.values() for k in m.ndcg}, key=int)
     rows: list[tuple[Cell, ...]] = []
 
     def row(name: str, meaning: str, cell: Callable[[GroupMetrics], Cell]) -> None:

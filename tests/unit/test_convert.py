@@ -208,7 +208,7 @@ def test_both_splits_or_none(tmp_path: Path) -> None:
 
 # ------------------------------------------------------------------------------------------------------- movielens
 def test_raw_movielens_becomes_impressions(tmp_path: Path) -> None:
-    train, test = movielens.convert(raw_movielens(tmp_path / "raw"), tmp_path / "out")
+    train, test = movielens.convert(raw_movielens(tmp_path / "raw"), tmp_path / "out").values()
     rows = pa.concat_tables([rows_of(tmp_path / "out/train"), rows_of(tmp_path / "out/test")]).to_pylist()
     rated = {(r["user_id"], r["item_id"]) for r in rows if r["click"]}
     assert rated == {(u, f) for u in range(1, 41) for f in range(1, 41) if u * f % 5 == 1}
@@ -220,9 +220,33 @@ def test_raw_movielens_becomes_impressions(tmp_path: Path) -> None:
         assert r["year"] == (1950 + r["item_id"] if r["item_id"] > 1 else 0) and r["age"] == 20 + r["user_id"]
         assert r["zip"] == "T8" and r["hour"] == 3  # 874724710 is Saturday, 1997-09-20, 03:05:10 UTC
     assert min(r["weekday"] for r in rows if r["time"] == 874724710) == 5
-    again, _ = movielens.convert(tmp_path / "raw", tmp_path / "again")
-    other, _ = movielens.convert(tmp_path / "raw", tmp_path / "other", seed=8)
+    again = movielens.convert(tmp_path / "raw", tmp_path / "again")["train"]
+    other = movielens.convert(tmp_path / "raw", tmp_path / "other", seed=8)["train"]
     assert again.digest == train.digest != other.digest
+
+
+def test_movielens_train_rows_are_split_again_for_validation(tmp_path: Path) -> None:
+    """Each user's rows stand in four folders in order of time: fit, validation, and after both of them test."""
+    made = movielens.convert(raw_movielens(tmp_path / "raw"), tmp_path / "out", validation=True)
+    plain = movielens.convert(tmp_path / "raw", tmp_path / "plain")
+    assert list(made) == ["train", "test", "fit", "validation"] and list(plain) == ["train", "test"]
+    assert all(made[name].digest == plain[name].digest for name in plain)
+    rows = {name: rows_of(tmp_path / "out" / name).to_pylist() for name in made}
+    print({name: len(found) for name, found in rows.items()})
+
+    def key(row: dict) -> tuple:
+        return row["user_id"], row["time"], row["item_id"]
+
+    assert sorted(map(key, rows["fit"] + rows["validation"])) == sorted(map(key, rows["train"]))
+    for user in {row["user_id"] for row in rows["train"]}:
+        fit, validation, test = (
+            [r["time"] for r in rows[n] if r["user_id"] == user] for n in ("fit", "validation", "test")
+        )
+        assert max(fit) <= min(validation) <= max(validation) <= min(test)
+        assert len(validation) == (len(fit) + len(validation)) // 5
+    with pytest.raises(DataError, match="plain/train: exists already"):
+        movielens.convert(tmp_path / "raw", tmp_path / "plain", validation=True)
+    assert not (tmp_path / "plain/fit").exists()
 
 
 def test_the_last_fifth_of_each_user_is_the_test_split() -> None:
@@ -265,7 +289,7 @@ def test_the_raw_files_give_the_derived_clicks() -> None:
 
 
 def test_the_movielens_configuration_reads_what_the_converter_writes(tmp_path: Path) -> None:
-    made, _ = movielens.convert(raw_movielens(tmp_path / "raw"), tmp_path / "out")
+    made = movielens.convert(raw_movielens(tmp_path / "raw"), tmp_path / "out")["train"]
     config = load(ROOT / "configs/movielens.toml")
     assert {feature.column or name for name, feature in config.features.items()} <= made.schema.keys()
 

@@ -27,18 +27,33 @@ INTEGERS = ("user_id", "item_id", "ts", "click", "conversion", "age", "year", "h
 NAMES = {"ts": "time", "dow": "weekday", "zip2": "zip"}
 
 
-def convert(source: str | Path, out: str | Path, seed: int = 7) -> tuple[manifest.Manifest, manifest.Manifest]:
+def convert(
+    source: str | Path, out: str | Path, seed: int = 7, validation: bool = False
+) -> dict[str, manifest.Manifest]:
     """Write OUT/train and OUT/test: the last fifth of each user's rows, in order of time, is the test split.
+
+    With `validation` also OUT/fit and OUT/validation: the rows of OUT/train, split again in the same way. What is
+    chosen on these two has seen no row of the test split, and the final training can use all of OUT/train.
 
     Columns: user_id, item_id, time (s, UTC), click, conversion, age, gender, occupation, year (0: unknown),
     genres (list<string>), hour, weekday (Monday 0), zip (its first two characters). `seed` decides the sampled
-    non-clicks of the raw files. Raises DataError: no input, an unexpected column, OUT/train or OUT/test exists.
+    non-clicks of the raw files. Returns the manifests by the names of their folders. Raises DataError: no input, an
+    unexpected column, or one of the folders exists (then none is written).
     """
-    source = Path(source)
+    source, out = Path(source), Path(out)
     table = read_derived(source / DERIVED) if (source / DERIVED).exists() else read_raw(source, seed)
+    parts = dict(zip(("train", "test"), split(table), strict=True))
+    if validation:
+        parts |= zip(("fit", "validation"), split(parts["train"]), strict=True)
+    if there := [name for name in parts if (out / name).exists()]:
+        raise DataError(f"{out / there[0]}: exists already; a dataset is never overwritten. Choose another OUT")
+    return {name: write_dataset(out / name, [part]) for name, part in parts.items()}
+
+
+def split(table: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """The earlier rows of each user, and the last TEST_SHARE of them; both in the order of `table`."""
     late = last_rows(table.column("user_id").to_numpy(), table.column("time").to_numpy(), TEST_SHARE)
-    train, test = table.filter(pa.array(~late)), table.filter(pa.array(late))
-    return write_dataset(Path(out) / "train", [train]), write_dataset(Path(out) / "test", [test])
+    return table.filter(pa.array(~late)), table.filter(pa.array(late))
 
 
 def last_rows(users: np.ndarray, times: np.ndarray, share: float) -> np.ndarray:
