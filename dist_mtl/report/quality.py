@@ -138,7 +138,7 @@ def _groups(final: Evaluation) -> Section:
 
 
 def _group(column: str, tasks: dict[str, GroupMetrics]) -> Table:
-    cuts = sorted({k for m in tasks.values() for k in m.ndcg}, key=int)
+    cuts = sorted({k for m in tasks.values() for k in m.ndcg}, key=lambda k: (len(k), k))
     rows: list[tuple[Cell, ...]] = []
 
     def row(name: str, meaning: str, cell: Callable[[GroupMetrics], Cell]) -> None:
