@@ -37,6 +37,11 @@ class SampleLogs(Section):
     num_items: Population = 5_000
     ctr: Annotated[float, Field(gt=0, lt=1)] = 0.05
     cvr: Annotated[float, Field(gt=0, lt=1)] = 0.10
+    accidents: Share = 0.2  # share of the clicks that have nothing to do with interest; they never convert
+    accidents_in_test: bool = True  # else an impression of the test split is clicked by interest only
+    # Whether all user segments convert equally often once they click. Else the rate differs between segments, whose rho
+    # differs, too, and what learns the one seems to have found the other.
+    equal_cvr: bool = False
 
 
 class DataConfig(Section):

@@ -4,7 +4,7 @@ The recipe follows measured logs (KuaiRand, Ali-CCP, Badanidiyuru, PWiseR's rema
 
     who     users by log-normal activity; taste, segment and age are draws from the word of the user's id
     what    the policy takes two items by popularity and shows the one it believes this user likes more
-    click   interest seen through the position, or an accident: ACCIDENTS of all clicks are independent of interest
+    click   interest seen through the position, or an accident: `accidents` of all clicks are independent of interest
             and never convert
     buy     its logit follows the interest with correlation rho of the user's segment; the rest is price, hour, device
 
@@ -27,7 +27,6 @@ SHARD_ROWS = 65_536
 CATEGORIES, BRANDS, TASTES, DEVICES, HOURS, POSITIONS, WEEKDAYS = 24, 400, 6, 4, 24, 10, 7
 # Correlation of the click's and the purchase's logit, one a user segment: what an instance-wise relatedness is to find.
 RHO = np.array([-0.3, 0.0, 0.3, 0.5, 0.7, 0.9])
-ACCIDENTS = 0.2  # share of the clicks
 ACCIDENT_BY_DEVICE = np.array([1.3, 1.0, 0.7, 0.4])
 CLICK_SCALE, PURCHASE_SCALE = 1.6, 1.2  # logits per unit: the ceilings are then about 0.78, 0.83 (CVR), 0.92 (CTCVR)
 MEAN_LOG_PRICE = 3.0  # e^3 = 20
@@ -51,7 +50,7 @@ class World:
     affinity: np.ndarray  # [TASTES, CATEGORIES], on the click
     picks: np.ndarray  # [TASTES, 256] uint8: a taste's past categories, each as often as it occurs
     click_bias: float = 0.0
-    purchase_bias: float = 0.0
+    purchase_bias: np.ndarray | float = 0.0  # [segments], or one for all of them
 
 
 @dataclass(frozen=True)
@@ -80,17 +79,24 @@ def world(spec: SampleLogs) -> World:
     plain = _effects(spec.seed)
     sample = impressions(spec, plain, "calibration", 0)
 
-    def rates(click_bias: float, purchase_bias: float) -> tuple[float, float]:
-        ctr, ctcvr = probabilities(spec, replace(plain, click_bias=click_bias, purchase_bias=purchase_bias), sample)
-        return float(ctr.mean()), float(ctcvr.mean())
+    def chances(click_bias: float, purchase_bias: float) -> tuple[np.ndarray, np.ndarray]:
+        return probabilities(spec, replace(plain, click_bias=click_bias, purchase_bias=purchase_bias), sample)
+
+    def bias_for(rows: np.ndarray | slice) -> float:
+        clicks = float(ctr[rows].mean())
+        return solve(lambda b: float(chances(click_bias, b)[1][rows].mean()), clicks * spec.cvr)
 
     try:
-        click_bias = solve(lambda b: rates(b, 0.0)[0], spec.ctr)
-        purchase_bias = solve(lambda b: rates(click_bias, b)[1], spec.ctr * spec.cvr)
+        click_bias = solve(lambda b: float(chances(b, 0.0)[0].mean()), spec.ctr)
+        ctr, segment = chances(click_bias, 0.0)[0], sample.features["segment"]
+        if spec.equal_cvr:
+            purchase_bias = np.array([bias_for(segment == one) for one in range(len(RHO))])
+        else:
+            purchase_bias = bias_for(slice(None))
     except ValueError:
         raise ConfigError(
-            f"data.sample: ctr = {spec.ctr} with cvr = {spec.cvr} can not be had: {ACCIDENTS:.0%} of the clicks are "
-            f"accidental and never convert; choose a cvr well below {1 - ACCIDENTS:.1f}"
+            f"data.sample: ctr = {spec.ctr} with cvr = {spec.cvr} can not be had: {spec.accidents:.0%} of the clicks are "
+            f"accidental and never convert; choose a cvr well below {1 - spec.accidents:.1f}"
         ) from None
     return replace(plain, click_bias=click_bias, purchase_bias=purchase_bias)
 
@@ -148,12 +154,15 @@ def impressions(spec: SampleLogs, world: World, split: str, index: int) -> Impre
     )
 
 
-def probabilities(spec: SampleLogs, world: World, rows: Impressions) -> tuple[np.ndarray, np.ndarray]:
-    """(P(click), P(click and conversion)) of each row."""
+def probabilities(
+    spec: SampleLogs, world: World, rows: Impressions, accidents: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """(P(click), P(click and conversion)) of each row; without `accidents` a click is one by interest."""
     real = sigmoid(world.click_bias + CLICK_SCALE * rows.interest + rows.seen)
-    accident = np.minimum(ACCIDENTS * spec.ctr * rows.accident, 1)
+    accident = np.minimum(spec.accidents * spec.ctr * rows.accident, 1) * accidents
     mixed = rows.rho * rows.interest + np.sqrt(1 - rows.rho**2) * rows.purchase
-    return real + accident - real * accident, real * sigmoid(world.purchase_bias + PURCHASE_SCALE * mixed)
+    bias = world.purchase_bias if np.isscalar(world.purchase_bias) else world.purchase_bias[rows.features["segment"]]
+    return real + accident - real * accident, real * sigmoid(bias + PURCHASE_SCALE * mixed)
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:

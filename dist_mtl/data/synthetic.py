@@ -138,7 +138,7 @@ def _shop_shard(spec: SampleLogs, split: Split, index: int) -> pa.Table:
     offsets, past = rows.history
     columns["history"] = pa.ListArray.from_arrays(offsets, past.astype(np.int64))
     columns["rho"] = pa.array(rows.rho.astype(np.float32))
-    ctr, ctcvr = shop.probabilities(spec, world, rows)
+    ctr, ctcvr = shop.probabilities(spec, world, rows, accidents=split == "train" or spec.accidents_in_test)
     return pa.table(columns | _labels(ctr, ctcvr, spec.seed, split, index))
 
 

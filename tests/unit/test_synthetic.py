@@ -236,3 +236,25 @@ def test_the_script_writes_both_splits_and_prints_the_ceiling(tmp_path: Path) ->
     assert schema.names[:6] == ["c0", "c1", "c2", "d0", "d1", "click"]
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=ENVIRONMENT, timeout=60)
     assert again.returncode == 65 and "never overwritten" in again.stderr and "Traceback" not in again.stderr
+
+
+def test_segments_convert_alike_where_that_is_asked_for() -> None:
+    """And only there: rho must not be readable from the rate."""
+    rates = {}
+    for equal in (False, True):
+        spec = SPEC.model_copy(update={"equal_cvr": equal})
+        table = pa.concat_tables(generate(spec, 4 * SHARD_ROWS, "train"))
+        segment, ctr, ctcvr = (table.column(name).to_numpy() for name in ("segment", "true_ctr", "true_ctcvr"))
+        rates[equal] = np.array([ctcvr[segment == s].sum() / ctr[segment == s].sum() for s in range(len(shop.RHO))])
+        print(f"equal_cvr={equal}: CVR by segment {np.round(rates[equal], 4)}")
+        assert ctcvr.sum() / ctr.sum() == pytest.approx(SPEC.cvr, rel=0.03)
+    assert np.ptp(rates[True]) < 0.01 < 0.05 < np.ptp(rates[False])
+
+
+def test_accidents_are_as_many_as_asked_for_and_may_be_kept_out_of_the_test() -> None:
+    spec = SPEC.model_copy(update={"accidents": 0.3, "accidents_in_test": False})
+    train, test = (pa.concat_tables(generate(spec, 2 * SHARD_ROWS, split)) for split in ("train", "test"))
+    ctr = [table.column("true_ctr").to_numpy().mean() for table in (train, test)]
+    assert ctr[0] == pytest.approx(0.06, rel=0.02) and ctr[1] == pytest.approx(0.06 * 0.7, rel=0.05)
+    none = pa.concat_tables(generate(SPEC.model_copy(update={"accidents": 0.0}), SHARD_ROWS, "train"))
+    assert none.column("true_ctr").to_numpy().mean() == pytest.approx(0.06, rel=0.03)
