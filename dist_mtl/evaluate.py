@@ -43,9 +43,12 @@ class Evaluation:
 
     def value(self, name: str) -> float:
         """A metric by its name in `select.metrics`, in its own sign."""
-        task, *column, metric = name.split(".")
-        if column:
-            found = self.groups[".".join(column)][task]
+        # Labels and columns may have dots in their names: the longest that fits is meant.
+        task = max((t for t in self.tasks if name.startswith(f"{t}.")), key=len)
+        metric = name.removeprefix(f"{task}.")
+        if columns := [column for column in self.groups if metric.startswith(f"{column}.")]:
+            column = max(columns, key=len)
+            found, metric = self.groups[column][task], metric.removeprefix(f"{column}.")
             return found.ndcg[metric.removeprefix("ndcg@")] if metric.startswith("ndcg@") else getattr(found, metric)
         of = self.tasks[task]
         match metric:

@@ -111,6 +111,11 @@ def _line(name: str, e: dict[str, Any]) -> str | None:
                     * bool(e["idle_gpus"])
                 )
             )
+        case "selection_reset":
+            return (
+                f"selection    begins anew: `select` or the validation rows have changed (the best was step "
+                f"{e['best_step']:,})"
+            )
         case "resume":
             return f"resume       from step {e['step']:,} ({e['folder']})"
         case "step":

@@ -23,6 +23,7 @@ from dist_mtl.pace import Pace
 from dist_mtl.parallel.runtime import Runtime
 from dist_mtl.parallel.shard import ShardedModel
 from dist_mtl.scoring import Adjustment
+from dist_mtl.selection import Selection
 
 
 @contextmanager
@@ -80,10 +81,10 @@ class Session:
 
     def resume(self) -> Progress:
         """Load the newest commit, if any, into the model and the pace. Returns the progress: step 0 for a fresh run."""
-        rt = self.rt
+        rt, fresh = self.rt, Selection.begin(self.config.select, self._validation_digest)
         folder = rt.from_first(lambda: store.latest(self.config.run.dir))  # file systems may show the others less
         if folder is None:
-            return Progress()
+            return Progress(selection=fresh)
         commit = rt.all_ranks(lambda: commits.read(folder))
         digest = self.data.train.manifest.digest
         rt.all_ranks(lambda: commits.check_same_run(commit, self.config, digest, self.steps, folder))
@@ -91,10 +92,18 @@ class Session:
         store.load(self.model, folder, window)
         if window is not None:
             self.pace.window.load(window)
-        progress = Progress(commit.step, commit.counts, commit.selection)
+        compares = fresh.compares_with(commit.selection)
+        progress = Progress(commit.step, commit.counts, commit.selection if compares else fresh)
         self.pace.resumed(progress)
         self.observer.event("resume", step=commit.step, folder=str(folder))
+        if commit.selection.best_step is not None and not compares:
+            self.observer.event("selection_reset", step=commit.step, best_step=commit.selection.best_step)
         return progress
+
+    @property
+    def _validation_digest(self) -> str | None:
+        validation = self.data.validation
+        return None if validation is None else validation.dataset.manifest.digest
 
     def judge(self, progress: Progress) -> Progress:
         """Evaluate on the way, and note whether this is the best step so far. The model is as it was."""

@@ -42,9 +42,10 @@ def train(config: Config) -> Evaluation | None:
                 if reason := due.commit(progress):
                     progress = session.commit(progress, reason)
                 if progress.selection.stops(config.select):
-                    observer.event("early_stop", step=progress.step, **asdict(progress.selection))
                     break
             source.close()
+        if progress.selection.stops(config.select):
+            observer.event("early_stop", step=progress.step, **asdict(progress.selection))
         pace.finish(progress.step)
         return session.conclude(progress)
 
@@ -67,10 +68,13 @@ class Due:
         return progress.step if progress.selection.stops(self.config.select) else self.steps
 
     def evaluation(self, progress: Progress) -> bool:
-        """Every so many steps, and at the end if commits are to be selected (else that is the final evaluation)."""
+        """Every so many steps, and at the end, unless that would be the final evaluation."""
         every = self.config.evaluation_steps
-        at_the_end = progress.step == self.steps and self.config.select is not None
-        return every is not None and (progress.step % every == 0 or at_the_end)
+        if every is None:
+            return False
+        if progress.step == self.steps:
+            return self.config.select is not None or self.config.data.validation is not None
+        return progress.step % every == 0
 
     def commit(self, progress: Progress) -> str | None:
         """The reason for a commit, if there is one."""

@@ -48,7 +48,7 @@ class Slicing:
         """(N,) int64: the slice of each row."""
         keys, present = _keys(column, self.boundaries)
         if not len(self.keys_V):
-            return np.full(len(keys), self.null)
+            return np.where(present, len(self.names) - 1, self.null)
         found = np.minimum(np.searchsorted(self.keys_V, keys), len(self.keys_V) - 1)
         places = np.where(self.keys_V[found] == keys, self.places_V[found], len(self.names) - 1)
         return np.where(present, places, self.null)
@@ -132,7 +132,7 @@ def _count(
             titles |= {int(unique[i]): _bucket(boundaries, int(unique[i])) for i in new}
         else:
             texts = pc.take(values, pa.array(np.flatnonzero(present)[first[new]])).to_pylist()
-            titles |= {int(unique[i]): str(text) for i, text in zip(new, texts, strict=True)}
+            titles |= {int(unique[i]): _title(text) for i, text in zip(new, texts, strict=True)}
         if len(titles) > MOST_VALUES:
             raise DataError(
                 f"{dataset.folder}: column `{column}` has more than {MOST_VALUES:,} values; metrics.slices is for columns "
@@ -141,12 +141,19 @@ def _count(
     return counts, {key: titles[key] for key in counts}
 
 
+def _title(value: object) -> str:
+    """A value's name; a string that reads like one of ours is quoted: no two slices have one name."""
+    text = str(value)
+    return repr(text) if text in (OTHER, NULL) or text[:1] in ("'", '"') else text
+
+
 def _bucket(boundaries: tuple[float, ...], bucket: int) -> str:
+    shown = [f"{x:g}" if float(f"{x:g}") == x else repr(x) for x in boundaries]
     if bucket == 0:
-        return f"< {boundaries[0]:g}"
+        return f"< {shown[0]}"
     if bucket == len(boundaries):
-        return f">= {boundaries[-1]:g}"
-    return f"{boundaries[bucket - 1]:g} to {boundaries[bucket]:g}"
+        return f">= {shown[-1]}"
+    return f"{shown[bucket - 1]} to {shown[bucket]}"
 
 
 def _natural(title: str) -> tuple[int, float, str]:

@@ -8,7 +8,7 @@ from dist_mtl.report.blocks import Finding, Tile
 from dist_mtl.report.charts import ruler
 from dist_mtl.report.frame import tone
 from dist_mtl.report.history import Run, skips
-from dist_mtl.report.records import TaskMetrics
+from dist_mtl.report.records import TaskMetrics, Window
 from dist_mtl.report.words import NBSP, count, duration, fixed, interval, known, listing, percent, plural
 
 ACRONYMS = ("ctr", "cvr", "ctcvr")
@@ -60,8 +60,10 @@ def verdict(run: Run) -> str:
         f", {percent(share)} of the way from chance to the best that any model could reach" if share is not None else ""
     )
     between = interval(m.auc.low, m.auc.high)
+    early = known(run.final.step) and run.final.step != run.last_step
+    subject = f"The best commit, of step {count(run.final.step)}," if early else "It"
     return (
-        f"It ranks {label(task)} at an AUC of {fixed(m.auc.value)} (95{NBSP}% interval {between}){way}."
+        f"{subject} ranks {label(task)} at an AUC of {fixed(m.auc.value)} (95{NBSP}% interval {between}){way}."
         if known(m.auc.value)
         else ""
     )
@@ -150,7 +152,7 @@ def _of_tasks(run: Run) -> Iterator[Finding]:
                 f"on {count(m.positives)} positives).",
                 "Recalibrate before the probabilities are used as prices.",
             )
-        window = run.steps[-1].window.get(task) if run.steps else None
+        window = _window(run, task)
         if window and known(window.auc_low) and known(m.auc.high) and window.auc_low > m.auc.high:
             yield Finding(
                 "look",
@@ -158,6 +160,15 @@ def _of_tasks(run: Run) -> Iterator[Finding]:
                 f"{fixed(m.auc.value)}, and the intervals do not meet.",
                 "It overfits, or the test rows are of another time.",
             )
+
+
+def _window(run: Run, task: str) -> Window | None:
+    """The training window that ends nearest to the weights of the final evaluation, which may be an earlier best."""
+    steps = [step for step in run.steps if known(step.step)]
+    if not steps:
+        return None
+    at = run.final.step if known(run.final.step) else steps[-1].step
+    return min(steps, key=lambda step: abs(step.step - at)).window.get(task)
 
 
 def bias_of(m: TaskMetrics) -> float | None:

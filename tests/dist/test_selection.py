@@ -1,6 +1,7 @@
 """Evaluation on the way: it changes no bit of the training, marks the best commit, stops early, and survives kills."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,7 @@ def test_a_run_that_has_stopped_trains_no_further(selected: dict) -> None:
     assert again == selected["evaluation"]
     told = events(selected["run"])[before:]
     assert not [e for e in told if e["event"] in ("step", "commit")]
+    assert [e["event"] for e in told if e["event"] == "early_stop"], "it says why"
 
 
 def test_killed_and_resumed_it_selects_the_same(folder: Path, selected: dict) -> None:
@@ -93,6 +95,41 @@ def test_killed_and_resumed_it_selects_the_same(folder: Path, selected: dict) ->
     assert ours["selection"] == theirs["selection"]
     windows = [{e["step"]: e["window"] for e in events(r, "step")} for r in (run, selected["run"])]
     assert windows[0] == windows[1], "a window that a kill cut is equal to the bit"
+
+
+def changed(config: Config, **sections: dict) -> Config:
+    """The configuration with some keys of its sections changed."""
+    parts = {name: getattr(config, name).model_copy(update=keys) for name, keys in sections.items()}
+    return config.model_copy(update=parts)
+
+
+def test_more_patience_goes_on_from_where_it_stopped(folder: Path, selected: dict) -> None:
+    run = folder / "patient"
+    shutil.copytree(selected["run"], run)
+    stopped, before = events(run, "done")[-1]["step"], len(events(run, "evaluation"))
+    config = changed(selected["config"], run={"dir": str(run)}, select={"patience": 5})
+    Cluster(2).run(whole, config)
+    steps = [e["step"] for e in events(run, "evaluation")[before:] if not e["final"]]
+    assert steps[0] == stopped + EVERY, "one more evaluation at least"
+    assert not events(run, "selection_reset")
+
+
+@pytest.mark.parametrize("what", ["rows", "metrics"])
+def test_scores_of_other_rows_or_metrics_do_not_compare(folder: Path, selected: dict, what: str) -> None:
+    run = folder / f"other-{what}"
+    shutil.copytree(selected["run"], run)
+    config = changed(selected["config"], run={"dir": str(run)})
+    if what == "rows":
+        config = changed(config, data={"validation": str(folder / "test")}).model_copy()
+        config = changed(config, data={"test": None})
+    else:
+        config = changed(config, select={"metrics": {"ctr.auc": 1.0}})
+    config = changed(config, train={"max_steps": events(run, "done")[-1]["step"] + 2 * EVERY})
+    Cluster(2).run(whole, config)
+    [reset] = events(run, "selection_reset")
+    assert reset["best_step"] == events(selected["run"], "early_stop")[0]["best_step"]
+    newest = commits(run)[max(commits(run))]["selection"]
+    assert newest["best_step"] > reset["step"], "the old best is of another scale"
 
 
 def test_evaluating_on_the_way_changes_no_bit(folder: Path) -> None:

@@ -89,3 +89,21 @@ def test_keys() -> None:
     keys, present = keys_of(pa.chunked_array([["a", None], ["a"]]))
     assert keys[0] == keys[2] and present.tolist() == [True, False, True]
     assert keys_of(pa.array([2**64 - 1, 5], pa.uint64()))[0].tolist() == [-1, 5]
+
+
+def test_no_two_slices_have_one_name(tmp_path: Path) -> None:
+    values = pa.array(["null", "other", None, "x", "'null'"] * 3 + ["rare"])
+    found = slicing(tmp_path / "words", values, most=6)
+    assert len(set(found.names)) == len(found.names) == 6
+    places = found.places(pa.chunked_array([values]))
+    assert sorted(np.bincount(places, minlength=6)) == [1, 3, 3, 3, 3, 3]
+    near = {"kind": "bucket", "boundaries": [1234567, 1234568, 1234569]}
+    names = slicing(tmp_path / "buckets", pa.array([0.0, 1234567, 1234568, 1234569]), near).names
+    assert names == ("< 1234567.0", "1234567.0 to 1234568.0", "1234568.0 to 1234569.0", ">= 1234569.0")
+
+
+def test_null_may_be_the_largest_value(tmp_path: Path) -> None:
+    values = pa.array([None] * 6 + ["x", "x", "y", "y"])
+    found = slicing(tmp_path, values, most=2)
+    assert found.names == ("null", "other")
+    assert np.bincount(found.places(pa.chunked_array([values]))).tolist() == [6, 4]
