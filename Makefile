@@ -36,7 +36,7 @@ quickstart: $(STAMP) ## make sample logs, train on two ranks, evaluate, print th
 test: $(STAMP) ## run every test
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q $(ARGS)
 
-metric-figures: $(STAMP) ## the figures of docs/metrics.md: 10 million rows against scikit-learn, about 10 minutes
+metric-figures: $(STAMP) ## the figures of docs/metrics.md: 10 million rows against scikit-learn, about 3 minutes
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/campaign/metric_accuracy.py $(ARGS)
 
 check: $(STAMP) ## lint with ruff

@@ -29,7 +29,7 @@ ORDER = [
     ["pace"],
     ["session"],
     ["train"],
-    ["compare", "report"],
+    ["compare", "report", "study"],
     ["cli", "bench"],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
