@@ -1,0 +1,88 @@
+"""The end of a study: DIR/study.json, DIR/study.md and DIR/study.html, and the answer on stdout."""
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from dist_mtl.errors import DataError, InternalError
+from dist_mtl.report.blocks import Section
+from dist_mtl.report.blocks import Table as Block
+from dist_mtl.report.words import count, moment, plural
+from dist_mtl.study.markdown import markdown
+from dist_mtl.study.page import render
+from dist_mtl.study.plan import Plan
+from dist_mtl.study.results import Results, collect
+from dist_mtl.study.run import Worked
+from dist_mtl.study.sections import sections
+
+NAME = "study"  # .json, .md, .html
+
+
+def conclude(plan: Plan, worked: Worked, command: str) -> None:
+    """Write what the finished cells say and print it. `command`: what the study was started with.
+
+    Raises DataError if the disk refuses; InternalError, after all is written, if a cell has failed.
+    """
+    found = collect(plan, worked, command)
+    parts, title = sections(found), Path(plan.path).stem
+    story = _story(found)
+    folder = Path(plan.study.dir)
+    texts = {
+        "json": json.dumps(_json(asdict(found)), indent=1, allow_nan=False) + "\n",
+        "md": markdown(title, (Section("about", "What this is", lede=f"{story} `{command}`"), *parts)),
+        "html": render(title, story, parts),
+    }
+    for suffix, text in texts.items():
+        path = folder / f"{NAME}.{suffix}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise DataError(f"{path}: can not be written: {error.strerror}; the cells are intact") from None
+    _print(parts, folder)
+    if found.failures:
+        lines = (f"{one.name}: {one.reason}; see {one.log}" for one in found.failures)
+        told = f"{plural(len(found.failures), 'job')} failed; what is finished stands, run the study again for the rest"
+        raise InternalError("\n".join((told, *lines)))
+
+
+def _story(found: Results) -> str:
+    study = found.study
+    numbers = plural(len(study["backbones"]), "backbone"), plural(len(study["methods"]), "method")
+    finished = sum(cell.seconds is not None and cell.stage == "final" for cell in found.cells)
+    return (
+        f"{' x '.join(numbers)} x {plural(len(study['seeds']), 'seed')}, {count(finished)} runs finished; each "
+        f"method against {found.baseline}, paired by seed. {moment(found.made)}."
+    )
+
+
+def _print(parts: Sequence[Section], folder: Path) -> None:
+    """The tables of the summary and of every metric."""
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    tables = [(part.title, block) for part in parts for block in part.blocks if isinstance(block, Block)]
+    details = next(place for place, (title, _) in enumerate(tables) if title == "Every difference")
+    for title, block in tables[:details]:
+        table = Table(title=escape(title), title_justify="left", title_style="bold")
+        for column in block.columns:
+            table.add_column(escape(column.name), justify="right" if column.numeric else "left")
+        for row in block.rows:
+            table.add_row(*(escape(f"{cell.text}\n{cell.note}".rstrip()) for cell in row))
+        console.print(table)
+    console.print(f"{folder / NAME}.md, .html, .json", markup=False, highlight=False, soft_wrap=True)
+
+
+def _json(value: Any) -> Any:
+    """`value` with what JSON can not say (NaN: not known) as null."""
+    if isinstance(value, dict):
+        return {str(key): _json(below) for key, below in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json(below) for below in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
