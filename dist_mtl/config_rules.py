@@ -132,6 +132,78 @@ def _model(config: "Config") -> Iterator[str]:
         yield f"model.interaction: dot products need one dim for all tables; they have {sorted(dims)}"
 
 
+def _head(config: "Config") -> Iterator[str]:
+    data, model = config.data, config.model
+    if not data.funnel and model.head != "independent":
+        yield (
+            f"model.head: `{model.head}` reads the labels as a funnel, and data.funnel is false; "
+            f"set model.head = 'independent' (each label has a logit of its own, over all rows)"
+        )
+    if data.funnel and model.head == "independent":
+        yield (
+            "model.head: `independent` is for labels of which none implies another; set data.funnel = false if that is "
+            "so, else use 'ctcvr', which has the same towers and losses and is read as a funnel"
+        )
+    if not data.funnel and data.violations == "drop":
+        yield "data.violations: with data.funnel = false no row can break the funnel; remove it"
+    if model.counterfactual is not None:
+        if model.head != "esmm":
+            yield (
+                f"model.counterfactual: ESCM2 corrects the conversion tower of `esmm`; with head `{model.head}` remove "
+                f"it, or set model.head = 'esmm'"
+            )
+        if len(data.labels) == 1:
+            yield f"model.counterfactual: there is no conversion behind the only label `{data.labels[0]}`; remove it"
+    if model.backbone.kind == "aitm" and model.backbone.calibrator and model.head != "ctcvr":
+        reason = (
+            "nothing bounds one label by another" if not data.funnel else "no P(label) can exceed the one before it"
+        )
+        yield f"model.backbone.calibrator: with head `{model.head}` {reason}; remove it, or use 'ctcvr' on a funnel"
+
+
+def _alignment(config: "Config") -> Iterator[str]:
+    labels, spec = config.data.labels, config.model.alignment
+    if spec.kind == "off":
+        return
+    if len(labels) == 1:
+        yield f"model.alignment: there is only one task, `{labels[0]}`; remove it"
+    for pair in spec.pairs or ():
+        for label in pair:
+            if label not in labels:
+                yield f"model.alignment.pairs: `{label}` is not among data.labels; {nearest(label, labels) or list(labels)}"
+        if pair[0] == pair[1]:
+            yield f"model.alignment.pairs: `{pair[0]}` can not be compared with itself"
+    if len(set(spec.pairs or ())) != len(spec.pairs or ()):
+        yield "model.alignment.pairs: a pair stands there twice"
+    if spec.negatives == "sampled" and spec.num_negatives >= config.train.global_batch:
+        yield (
+            f"model.alignment.num_negatives: {spec.num_negatives} of {config.train.global_batch} rows of a global batch; "
+            f"use fewer, or negatives = 'all'"
+        )
+    if spec.kind in ("pico", "adaftr") and spec.temperatures[0] >= spec.temperatures[1]:
+        yield f"model.alignment.temperatures: low, then high; got {list(spec.temperatures)}"
+    if spec.kind == "adaftr" and spec.target == "conversion_given_click" and not config.data.funnel:
+        yield (
+            "model.alignment.target: with data.funnel = false no label waits for another; "
+            "use 'agreement' or 'gradient_agreement'"
+        )
+
+
+def _beside(config: "Config") -> Iterator[str]:
+    labels, model = config.data.labels, config.model
+    if model.pairwise.kind == "pwiser":
+        if len(labels) == 1:
+            yield f"model.pairwise: no label follows `{labels[0]}`, so there is nothing to rank; remove it"
+        if not config.data.funnel:
+            yield "model.pairwise: it ranks the stages of a funnel, and data.funnel is false; remove it"
+        if model.pairwise.on == "probability" and max(model.pairwise.margins) >= 1:
+            yield "model.pairwise.margins: probabilities are never 1 apart; use margins below 1, or on = 'logit'"
+    if model.balance == "uncertainty" and model.task_weights is not None:
+        yield "model.task_weights: model.balance = 'uncertainty' learns the weights; remove one of the two"
+    if model.balance == "pcgrad" and len(labels) == 1:
+        yield f"model.balance: `{labels[0]}` is alone, no task can conflict with it; remove it"
+
+
 def _sizes(config: "Config") -> Iterator[str]:
     if config.data.shuffle_rows < config.train.global_batch:
         yield f"data.shuffle_rows: {config.data.shuffle_rows} is less than one step, train.global_batch"
@@ -166,4 +238,4 @@ def readings(config: "Config") -> list[str]:
     return names + [f"{t}.{column}.{m}" for t in config.tasks for column in config.metrics.groups for m in within]
 
 
-RULES = (_table_names, _features, _data, _sharding, _model, _sizes, _evaluation)
+RULES = (_table_names, _features, _data, _sharding, _model, _head, _alignment, _beside, _sizes, _evaluation)

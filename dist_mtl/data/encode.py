@@ -216,6 +216,8 @@ class Encoder:
             labels[:-1, i] = _numbers(table, name, where, null=None)
             bad = (labels[:, i] != 0) & (labels[:, i] != 1)
             _refuse(bad, where, f"label `{name}` is {labels[bad, i][:1]}, not 0 or 1")
+        if not self.config.data.funnel:
+            return labels, np.zeros(len(labels), bool)
         broken = labels[:, 1:] > labels[:, :-1]
         dropped = broken.any(axis=1)
         if self.config.data.violations == "reject" and dropped.any():

@@ -6,17 +6,18 @@ dense ------------'    (shared input)                          |
                          `-- what a relatedness network sees
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from dist_mtl.config import Config, CrossInteraction, DotInteraction, NoInteraction
+from dist_mtl.config import Config, CrossInteraction, DotInteraction, ModelConfig, NoInteraction
 from dist_mtl.data.batch import Batch
 from dist_mtl.data.encode import Encoder
+from dist_mtl.model.backbone import build_backbone
 from dist_mtl.model.embedding import PooledEmbeddings
-from dist_mtl.model.experts import build_backbone
 from dist_mtl.model.layers import MLP, Cross, Dot, Noise
+from dist_mtl.model.relatedness import Probe, TrainingOutputs, training_parts
 from dist_mtl.model.tower import Tower
 
 
@@ -25,8 +26,11 @@ class Outputs:
     """What a forward pass leaves for the losses: B rows, T tasks, I shared inputs."""
 
     shared_BI: Tensor
-    representations: tuple[Tensor, ...]  # T of (B, H): h_t
+    representations: tuple[Tensor, ...]  # T of (B, H): h_t, the input of logit t, whatever the backbone
     logits_BT: Tensor
+    gates: dict[str, Tensor] = field(default_factory=dict)  # of the backbone, see `TaskInputs`
+    imputed_BC: Tensor | None = None  # logits of label t given label t-1, t >= 1: doubly robust, in training only
+    training: TrainingOutputs | None = None  # of the parts that alignment and balance need, in training only
 
 
 ALIGNMENT = (
@@ -72,9 +76,13 @@ class Interaction(nn.Module):
 
 
 class MultiTaskModel(nn.Module):
-    """A batch -> `Outputs`. Dense weights are drawn from torch's generator, seeded by the configuration alone."""
+    """A batch -> `Outputs`. Dense weights are drawn from torch's generator, seeded by the configuration alone.
 
-    def __init__(self, config: Config, table_device: torch.device) -> None:
+    `scoring`: without the parts that only a loss needs. They are drawn last, so that with and without them all other
+    weights are the same, and left out of a forward pass in evaluation mode.
+    """
+
+    def __init__(self, config: Config, table_device: torch.device, scoring: bool = False) -> None:
         super().__init__()
         encoder = Encoder(config)
         spec, num_tasks = config.model, len(config.data.labels)
@@ -85,17 +93,43 @@ class MultiTaskModel(nn.Module):
             torch.manual_seed(config.seed)
             self.interaction = Interaction(spec.interaction, self.embeddings.dims, len(encoder.dense))
             self.backbone = build_backbone(spec.backbone, self.interaction.outputs, num_tasks, spec.dropout)
-            self.towers = nn.ModuleList(
-                Tower(self.backbone.outputs, spec.tower, spec.dropout) for _ in range(num_tasks)
-            )
+            self.towers = self._towers(num_tasks, spec)
+            imputes = not scoring and spec.counterfactual is not None and spec.counterfactual.kind == "dr"
+            self.imputation = self._towers(num_tasks - 1, spec) if imputes else None
+            widths = self.interaction.outputs, self.towers[0].hidden.outputs
+            self.training_parts = None if scoring else training_parts(config, *widths)
+
+    def _towers(self, count: int, spec: ModelConfig) -> nn.ModuleList:
+        return nn.ModuleList(Tower(self.backbone.outputs, spec.tower, spec.dropout) for _ in range(count))
 
     def forward(self, batch: Batch) -> Outputs:
         noise = Noise(self.seed, batch.step, batch.slots_B) if self.training and self.noisy else None
         x_BI = self.interaction(self.embeddings(batch.ids), batch.dense_BD)
         inputs = self.backbone(x_BI, noise)
-        towers = [tower(task, noise) for tower, task in zip(self.towers, inputs, strict=True)]
+        towers = [tower(task, noise) for tower, task in zip(self.towers, inputs.by_task, strict=True)]
+        representations = tuple(h_BO for h_BO, _ in towers)
+        is_on = self.training and self.training_parts is not None
         return Outputs(
             shared_BI=x_BI,
-            representations=tuple(h_BO for h_BO, _ in towers),
+            representations=representations,
             logits_BT=torch.stack([logit_B for _, logit_B in towers], dim=1),
+            gates=inputs.gates,
+            imputed_BC=self._impute(inputs.by_task, noise) if self.training else None,
+            training=self.training_parts(x_BI, representations, self._probe(x_BI, batch)) if is_on else None,
         )
+
+    def _probe(self, x_BI: Tensor, batch: Batch) -> Probe | None:
+        """Run what is above the shared input once more, on the rows whose gradients there a teacher asks for."""
+        if self.training_parts.probed is None:
+            return None
+        x_RI = x_BI.detach()[self.training_parts.probed.rows(batch)].requires_grad_()
+        inputs = self.backbone(x_RI, None).by_task
+        logits = [tower(task, None)[1] for tower, task in zip(self.towers, inputs, strict=True)]
+        return Probe(x_RI, torch.stack(logits, dim=1))
+
+    def _impute(self, by_task: list[Tensor], noise: Noise | None) -> Tensor | None:
+        """The imputation towers look on: what they learn reaches nothing that they share with the tasks."""
+        if self.imputation is None:
+            return None
+        towers = zip(self.imputation, by_task[1:], strict=True)
+        return torch.stack([tower(task.detach(), noise)[1] for tower, task in towers], dim=1)

@@ -41,17 +41,46 @@ class Funnel:
     conditional_BT: Tensor
 
 
-def funnel(logits_BT: Tensor, head: Literal["ctcvr", "esmm", "clicked"]) -> Funnel:
+def funnel(logits_BT: Tensor, head: Literal["ctcvr", "esmm", "clicked", "independent"]) -> Funnel:
     """Read the towers' logits as probabilities.
 
     ctcvr: tower t gives P(label t) over impressions. esmm (arXiv 1804.07931), clicked: tower t gives P(label t | t-1);
     they differ in their losses. Computed in log space: the product of two small probabilities keeps its precision.
+    independent: tower t gives P(label t), and nothing is conditional: both of `Funnel` are the same.
     """
     logs_BT = functional.logsigmoid(logits_BT).clamp(max=LARGEST_LOG)
+    if head == "independent":
+        return Funnel(logs_BT, logs_BT)
     if head == "ctcvr":
         rest = (logs_BT[:, 1:] - logs_BT[:, :-1]).clamp(max=LARGEST_RATIO)
         return Funnel(logs_BT, torch.cat([logs_BT[:, :1], rest], dim=1))
     return Funnel(logs_BT.cumsum(dim=1), logs_BT)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One reported probability: column `task` of `Funnel.conditional_BT` or `.joint_BT`, on its space.
+
+    Conditional: on the rows whose label `task` - 1 is set; else on all rows.
+    """
+
+    name: str
+    task: int
+    conditional: bool
+
+
+def readings_of(labels: tuple[str, ...], head: Literal["ctcvr", "esmm", "clicked", "independent"]) -> list[Reading]:
+    """What is reported, in order: `ctr`, `cvr`, `ctcvr` for two labels of a funnel; for any other number of them P(a),
+    P(b|a), P(b), P(c|b), ... under `a`, `b|a`, `b`, `c|b`, ...; independent labels each under its own name.
+    """
+    if head == "independent":
+        return [Reading(label, t, False) for t, label in enumerate(labels)]
+    if len(labels) == 2:
+        return [Reading("ctr", 0, False), Reading("cvr", 1, True), Reading("ctcvr", 1, False)]
+    found = [Reading(labels[0], 0, False)]
+    for t in range(1, len(labels)):
+        found += [Reading(f"{labels[t]}|{labels[t - 1]}", t, True), Reading(labels[t], t, False)]
+    return found
 
 
 def log1mexp(a: Tensor) -> Tensor:

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dist_mtl.config import CrossInteraction, DotInteraction, MMoE, NoInteraction, SharedBottom
-from dist_mtl.model.experts import build_backbone
+from dist_mtl.config import CrossInteraction, DotInteraction, NoInteraction
 from dist_mtl.model.layers import MLP, Cross, Dot, Noise, ParallelMLP, dropout
 from dist_mtl.model.mtl import Interaction, MultiTaskModel
 from dist_mtl.model.tower import Tower
@@ -47,25 +46,6 @@ def test_parallel_mlps_are_separate_mlps(widths: tuple[int, ...]) -> None:
     [first] = model.first.layers
     moved = first.weight.grad.view(3, -1).abs().sum(1)
     assert moved[0] == moved[2] == 0 < moved[1]
-
-
-def test_mmoe_is_its_formula() -> None:
-    model = build_backbone(MMoE(kind="mmoe", experts=3, hidden=(8, 5)), 10, 2, 0.0)
-    inputs = x(6, 10)
-    outputs = model(inputs, None)
-    assert len(outputs) == 2 and model.outputs == 5
-    gates = model.gates.weight.view(2, 3, 10)
-    for task, output in enumerate(outputs):
-        for row in range(6):
-            scores = torch.softmax(gates[task] @ inputs[row], dim=0)
-            mixed = sum(scores[e] * expert(model.experts, e, inputs[row : row + 1])[0] for e in range(3))
-            torch.testing.assert_close(output[row], mixed)
-
-
-def test_shared_bottom_is_shared() -> None:
-    model = build_backbone(SharedBottom(kind="shared_bottom", hidden=(8, 5)), 10, 3, 0.0)
-    first, second, third = model(x(4, 10), None)
-    assert first is second is third and first.shape == (4, 5)
 
 
 def test_dot_is_every_pair_once() -> None:
