@@ -46,15 +46,18 @@ def _verified(opening: Callable[[], Dataset], config: Config, rt: Runtime) -> Da
 
 def build(config: Config, rt: Runtime, steps: int) -> ShardedModel:
     """The model of a configuration for a run of `steps` steps, sharded, with initial weights that ignore the ranks."""
-    return _build(config, config.optim, steps, rt)
+    return _build(config, config.optim, steps, rt, scoring=False)
 
 
 def build_for_scoring(config: Config, rt: Runtime) -> ShardedModel:
-    """The model without optimizer states; one trained on CUDA with the Adam family can so be scored on a CPU."""
-    return _build(config, OptimConfig(embedding=EmbeddingOptim(kind="sgd")), 1, rt)
+    """The model without optimizer states and without the parts that only a loss needs.
+
+    One trained on CUDA with the Adam family can so be scored on a CPU.
+    """
+    return _build(config, OptimConfig(embedding=EmbeddingOptim(kind="sgd")), 1, rt, scoring=True)
 
 
-def _build(config: Config, optim: OptimConfig, steps: int, rt: Runtime) -> ShardedModel:
-    model = MultiTaskModel(config, table_device=torch.device("meta"))
+def _build(config: Config, optim: OptimConfig, steps: int, rt: Runtime, scoring: bool) -> ShardedModel:
+    model = MultiTaskModel(config, torch.device("meta"), scoring)
     rows_per_rank = config.train.global_batch // rt.size
     return shard(model, config.all_tables, Schedule(optim, steps), config.seed, rows_per_rank, rt)

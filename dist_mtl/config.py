@@ -407,6 +407,12 @@ class SelectConfig(Section):
     min_gain: Annotated[float, Field(ge=0)] = 0.0  # what the mix must rise by to be a gain
 
 
+class DiagnoseConfig(Section):
+    """What a step tells of itself for the report: temperatures, relatedness, similarities, gates, the tasks' gradients."""
+
+    every: Positive | None = None  # steps; none: never, which costs nothing
+
+
 class RunConfig(Section):
     dir: str
     tensorboard: bool = False  # also write RUN/tensorboard; needs the extra `tensorboard`
@@ -431,6 +437,7 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     metrics: MetricsConfig = MetricsConfig()
     select: SelectConfig | None = None
+    diagnose: DiagnoseConfig = DiagnoseConfig()
 
     @property
     def tasks(self) -> tuple[str, ...]:

@@ -24,14 +24,14 @@ from dist_mtl.scoring import read
 
 COUNTS = ("dropped", "clamped")
 PHASES = ("data", "forward", "agree", "backward", "update", "metrics")
-PAUSES = ("evaluation", "commit")
+PAUSES = ("diagnosis", "evaluation", "commit")
 
 
 class Pace:
     """What was measured since the last `step` event, and since the run began."""
 
-    def __init__(self, config: Config, rt: Runtime, observer: Observer, steps: int) -> None:
-        self._config, self._rt, self._observer, self._steps = config, rt, observer, steps
+    def __init__(self, config: Config, rt: Runtime, observer: Observer, steps: int, terms: tuple[str, ...]) -> None:
+        self._config, self._rt, self._observer, self._steps, self._terms = config, rt, observer, steps, terms
         self.window = TrainingWindow(len(config.tasks), rt)
         self.watch = Stopwatch()
         self._started = time.monotonic()
@@ -58,6 +58,8 @@ class Pace:
             self.window.update(*read(outcome.outputs, batch, self._config.model.head).columns)
         if outcome.step == self._first + 1:
             self._rt.started()
+        if outcome.statistics is not None:
+            self._observer.event("diagnosis", step=outcome.step, **outcome.statistics)
         if outcome.step % self._config.train.log_every == 0 or outcome.step == self._steps:
             self._tell(outcome)
         self.watch.lap("metrics")
@@ -67,14 +69,13 @@ class Pace:
         steps, seconds, memory = outcome.step - self._last, self._slowest(), self._memory()
         self._last = outcome.step
         spent = sum(seconds[phase] for phase in PHASES)
-        losses = dict(zip(self._config.data.labels, outcome.losses_T.tolist(), strict=True))
         elapsed = time.monotonic() - self._started
         self._observer.event(
             "step",
             step=outcome.step,
             steps=self._steps,
-            loss=sum(losses.values()),
-            losses=losses,
+            loss=outcome.loss,
+            losses=dict(zip(self._terms, outcome.terms_L.tolist(), strict=True)),
             rows_per_second=steps * self._config.train.global_batch / spent,
             data_wait=seconds["data"] / spent,
             seconds={phase: seconds[phase] / steps for phase in PHASES},

@@ -7,7 +7,7 @@ from dist_mtl.checkpoint.store import Progress
 from dist_mtl.config import Config
 from dist_mtl.data.loader import Dataset
 from dist_mtl.evaluate import Evaluation
-from dist_mtl.model.loss import TaskObjective
+from dist_mtl.model.loss import Objective
 from dist_mtl.pace import Pace
 from dist_mtl.parallel.feed import batches
 from dist_mtl.parallel.pipeline import train_step
@@ -25,16 +25,16 @@ def train(config: Config) -> Evaluation | None:
     with runtime(config.run) as rt, observing(config, rt) as observer:
         data = open_data(config, rt, observer)
         due = Due(config, num_steps(config, data.train))
-        model, pace = build(config, rt, due.steps), Pace(config, rt, observer, due.steps)
+        objective = Objective.of(config)
+        model, pace = build(config, rt, due.steps), Pace(config, rt, observer, due.steps, objective.names)
         session = Session(config, rt, observer, data, model, pace, due.steps)
         progress = session.resume()
-        objective = TaskObjective.of(config.model, len(config.data.labels))
         observer.event("start", **session.summary())
         source = batches(data.train, rt, progress.step, due.last_step(progress))
         with observer.progress(progress.step, due.steps):
             for batch in pace.timed(source):
                 batch = batch.to(rt.device)
-                outcome = train_step(model, objective, batch, rt, pace.watch)
+                outcome = train_step(model, objective, batch, rt, pace.watch, due.diagnosis(batch.step))
                 pace.after(outcome, batch)
                 progress = replace(progress, step=outcome.step)
                 if due.evaluation(progress):
@@ -75,6 +75,10 @@ class Due:
         if progress.step == self.steps:
             return self.config.select is not None or self.config.data.validation is not None
         return progress.step % every == 0
+
+    def diagnosis(self, step: int) -> bool:
+        """Every so many steps."""
+        return self.config.diagnose.every is not None and step % self.config.diagnose.every == 0
 
     def commit(self, progress: Progress) -> str | None:
         """The reason for a commit, if there is one."""

@@ -15,7 +15,7 @@ from dist_mtl.checkpoint import store
 from dist_mtl.config import Config
 from dist_mtl.data.encode import Encoder
 from dist_mtl.errors import DistMtlError
-from dist_mtl.model.loss import TaskObjective
+from dist_mtl.model.loss import Objective
 from dist_mtl.parallel.feed import batches
 from dist_mtl.parallel.pipeline import train_step
 from dist_mtl.parallel.runtime import runtime
@@ -41,11 +41,11 @@ def trace(config: Config, steps: int) -> Trace:
     with runtime(config.run) as rt:
         dataset = open_dataset(config.data.train, config, config.data.shuffle, rt)
         model = build(config, rt, steps)
-        objective = TaskObjective.of(config.model, len(config.data.labels))
+        objective = Objective.of(config)
         rows, losses, first = [], [], {}
         for batch in batches(dataset, rt, 0, steps):
             rows.append(row_numbers(config, batch))
-            losses.append(train_step(model, objective, batch, rt).losses_T.numpy())
+            losses.append(train_step(model, objective, batch, rt).terms_L.numpy())
             if batch.step == 1:
                 first = parts(model)
         return Trace(np.stack(rows), np.stack(losses), first, parts(model), model.plan)

@@ -21,7 +21,7 @@ from dist_mtl.data.batch import Batch
 from dist_mtl.data.loader import Dataset
 from dist_mtl.model.embedding import tables_of
 from dist_mtl.metrics.window import TrainingWindow
-from dist_mtl.model.loss import TaskObjective
+from dist_mtl.model.loss import Objective
 from dist_mtl.model.mtl import Outputs
 from dist_mtl.parallel.feed import batches
 from dist_mtl.parallel.pipeline import train_step
@@ -110,7 +110,7 @@ def _end_to_end(shape: Shape, folder: str, dataset: Dataset, rt: Runtime) -> Ste
 
 def _trainer(shape: Shape, folder: str, rt: Runtime) -> Callable[[Batch], object]:
     config = shape.config(folder)
-    model, objective = build(config, rt, steps=1), TaskObjective.of(config.model, 2)
+    model, objective = build(config, rt, steps=1), Objective.of(config)
     return lambda batch: train_step(model, objective, batch, rt)
 
 

@@ -28,6 +28,7 @@ FREE = (
     "data.test",
     "data.validation",
     "metrics",
+    "diagnose",
     "select",  # a selection knows what its scores are of, and begins anew if that has changed
     "train.evaluate_every",
     "train.evaluate_every_rows",

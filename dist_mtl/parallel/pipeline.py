@@ -8,62 +8,77 @@ from torch import Tensor
 
 from dist_mtl.data.batch import Batch
 from dist_mtl.errors import NonFiniteError
+from dist_mtl.parallel.collectives import Collectives
 from dist_mtl.parallel.runtime import Runtime
 from dist_mtl.parallel.shard import ShardedModel
 from dist_mtl.parallel.stopwatch import Stopwatch
 
 
 class Objective(Protocol):
-    """What a step minimises: the sum of a few terms, each a function of the global batch."""
+    """What a step minimises: a sum of terms, each a function of the global batch."""
 
-    def row_weights(self, batch: Batch) -> Tensor:
-        """(B, T): the weight of each row in each term."""
+    def totals(self, batch: Batch) -> Tensor:
+        """(M,) float64: sums over this rank's rows that a share needs of all rows."""
 
-    def losses(self, outputs: object, batch: Batch, weights_BT: Tensor, totals_T: Tensor) -> Tensor:
-        """(T,): this rank's share of each term, given the weights' totals over all ranks."""
+    def shares(self, outputs: Any, batch: Batch, totals_M: Tensor, ranks: Collectives) -> tuple[Tensor, Tensor]:
+        """(L,), (): this rank's share of each term, and of the loss, given the totals over all ranks."""
+
+    def statistics(self, outputs: Any, batch: Batch, totals_M: Tensor, ranks: Collectives) -> dict[str, Any]:
+        """What a diagnosis tells of the step, the same on every rank. Asked for before `shares`."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step left: the global losses and totals of weight, equal on every rank; float64, on the CPU."""
+    """What a step left; terms and loss are those of the global batch, equal on every rank, float64, on the CPU."""
 
     step: int
-    losses_T: Tensor
-    totals_T: Tensor
+    terms_L: Tensor
+    loss: float
     outputs: Any  # of this rank's rows, as the weights before the step gave them
+    statistics: dict[str, Any] | None  # only where they were asked for
 
 
 def train_step(
-    model: ShardedModel, objective: Objective, batch: Batch, rt: Runtime, watch: Stopwatch | None = None
+    model: ShardedModel,
+    objective: Objective,
+    batch: Batch,
+    rt: Runtime,
+    watch: Stopwatch | None = None,
+    diagnose: bool = False,
 ) -> Outcome:
-    """Train one batch; `watch` takes the times of its phases.
+    """Train one batch; `watch` takes the times of its phases. `diagnose`: the same on every rank.
 
-    Raises NonFiniteError on every rank, before any weight has changed, if a loss is not finite.
+    Raises NonFiniteError on every rank, before any weight has changed, if a term or the loss is not finite.
     """
-    watch = watch or Stopwatch()
+    watch, ranks = watch or Stopwatch(), Collectives.of(rt)
     batch = batch.to(rt.device)
-    weights_BT = objective.row_weights(batch)
-    totals_T = rt.all_reduce(weights_BT.sum(dim=0, dtype=torch.float64))
+    totals_M = rt.all_reduce(objective.totals(batch)).float()
     model.set_rates(batch.step)
     model.optimizer.zero_grad()  # also hands a changed learning rate to the fused kernel
     outputs = model.module(batch)
-    losses_T = objective.losses(outputs, batch, weights_BT, totals_T.float())
+    statistics = None
+    if diagnose:
+        watch.lap("forward")
+        statistics = objective.statistics(outputs, batch, totals_M, ranks)
+        watch.lap("diagnosis")
+    terms_L, loss = objective.shares(outputs, batch, totals_M, ranks)
     watch.lap("forward")
-    all_ranks_losses_T = rt.all_reduce(losses_T.detach().double()).cpu()
-    if not bool(all_ranks_losses_T.isfinite().all()):
-        raise _not_finite(batch.step, all_ranks_losses_T)
+    found = torch.cat([terms_L.detach(), loss.detach()[None]]).double()
+    all_ranks_found = rt.all_reduce(found).cpu()
+    if not bool(all_ranks_found.isfinite().all()):
+        raise _not_finite(batch.step, all_ranks_found)
     watch.lap("agree")
     # The share is a part of a sum over ranks, but gradients are averaged over ranks: hence the factor.
-    (losses_T.sum() * rt.size).backward()
+    (loss * rt.size).backward()
     watch.lap("backward")
     model.optimizer.step()
     watch.lap("update")
-    return Outcome(batch.step, all_ranks_losses_T, totals_T.cpu(), outputs)
+    return Outcome(batch.step, all_ranks_found[:-1], float(all_ranks_found[-1]), outputs, statistics)
 
 
-def _not_finite(step: int, losses_T: Tensor) -> NonFiniteError:
+def _not_finite(step: int, losses: Tensor) -> NonFiniteError:
     error = NonFiniteError(
-        f"step {step}: the losses are {losses_T.tolist()}; no weight was changed by this step. Lower optim.dense.lr and "
+        f"step {step}: the losses are {losses.tolist()}; no weight was changed by this step. Lower optim.dense.lr and "
         f"optim.embedding.lr, or look for extreme values among the dense features"
     )
     error.all_ranks = True

@@ -11,18 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from torch import Tensor
 
 from dist_mtl.assemble import build, open_dataset
 from dist_mtl.config import Config
 from dist_mtl.config_file import parse, read_toml
-from dist_mtl.data.batch import Batch
 from dist_mtl.data.writer import write_dataset
 from dist_mtl.model.loss import Objective
-from dist_mtl.parallel.collectives import Collectives
 from dist_mtl.parallel.feed import batches
+from dist_mtl.parallel.pipeline import train_step
 from dist_mtl.parallel.runtime import Runtime, runtime
-from dist_mtl.parallel.shard import ShardedModel
 from tests import samples
 from tests.harness import ROOT, Cluster
 
@@ -71,22 +68,11 @@ def train_one(config: Config, rt: Runtime) -> Trained:
     before = {n: p.detach().clone() for n, p in dense.items()}
     losses, untouched, positives = [], set(), []
     for batch in batches(dataset, rt, 0, STEPS):
-        losses.append(step(model, objective, batch, rt).numpy())
+        losses.append(train_step(model, objective, batch, rt).terms_L.numpy())
         untouched |= {n for n, p in dense.items() if p.grad is None}
         positives.append(batch.labels_BT.sum(0).numpy())
     still = [n for n, p in dense.items() if torch.equal(p, before[n])]
     return Trained(np.stack(losses), sorted(untouched), still, np.stack(positives))
-
-
-def step(model: ShardedModel, objective: Objective, batch: Batch, rt: Runtime) -> Tensor:
-    """Train one batch; the terms of the global batch."""
-    totals_M = rt.all_reduce(objective.totals(batch)).float()
-    model.set_rates(batch.step)
-    model.optimizer.zero_grad()
-    terms_L, loss = objective.shares(model.module(batch), batch, totals_M, Collectives.of(rt))
-    (loss * rt.size).backward()
-    model.optimizer.step()
-    return rt.all_reduce(terms_L.detach().double())
 
 
 @pytest.fixture(scope="module")

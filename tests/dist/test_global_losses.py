@@ -11,8 +11,9 @@ from torch import Tensor
 
 from dist_mtl.assemble import build, build_for_scoring, open_dataset
 from dist_mtl.checkpoint import store
+from dist_mtl.checkpoint.store import Progress
 from dist_mtl.config import Config
-from dist_mtl.evaluate import evaluate
+from dist_mtl.evaluate import evaluate, open_test
 from dist_mtl.model.contrast import contrast, unit
 from dist_mtl.model.loss import Objective
 from dist_mtl.parallel.collectives import Collectives
@@ -183,7 +184,7 @@ def diagnosed(config: Config, steps: int, every: int) -> tuple[list[dict], np.nd
             for batch in batches(dataset, rt, 0, steps)
         ]
         told = [outcome.statistics for outcome in done if outcome.statistics is not None]
-        return told, np.stack([outcome.losses_T.numpy() for outcome in done]), parts(model)
+        return told, np.stack([outcome.terms_L.numpy() for outcome in done]), parts(model)
 
 
 @pytest.mark.parametrize("method", ["adaftr, a sample, pwiser, uncertainty", "pico, all, pcgrad"])
@@ -217,11 +218,12 @@ def commit_and_score(config: Config) -> tuple[list[str], list[str], float, float
         model, objective = build(config, rt, 4), Objective.of(config)
         for batch in batches(dataset, rt, 0, 4):
             train_step(model, objective, batch, rt)
-        folder = store.save(model, 4, config, "", {}, rt)
-        trained = evaluate(model, dataset, config, rt)
+        folder = store.save(model, Progress(4), {}, "end", config, "", rt)
+        test = open_test(config.data.train, config, rt)
+        trained = evaluate(model, test, config, rt)
         scorer = build_for_scoring(config, rt)
         store.load(scorer, folder, weights_only=True)
-        scored = evaluate(scorer, dataset, config, rt)
+        scored = evaluate(scorer, test, config, rt)
         names = [sorted(name for name, _ in m.module.named_parameters()) for m in (model, scorer)]
         return *names, trained.tasks["ctcvr"].auc.value, scored.tasks["ctcvr"].auc.value
 
