@@ -1,10 +1,13 @@
 """What a step says of itself besides its losses: means over the rows of the global batch, the same on every rank.
 
 Computed from what the forward pass has left, on the steps that ask for it; a step that does not ask pays nothing. Only
-the tasks' gradients are new work: a partial backward pass each.
+the tasks' gradients are new work: a partial backward pass each. Names are those of the `diagnosis` event: pairs of tasks
+as `click|conversion`, ordered ones as `click>conversion`.
 """
 
+import math
 from itertools import combinations
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,32 +21,45 @@ from dist_mtl.model.mtl import Outputs
 from dist_mtl.model.ranking import PairwiseLoss
 from dist_mtl.model.ranks import Ranks
 
-BINS = 10  # of a histogram: of equal width, each with its share of the rows
+BINS = 20  # of a histogram: of equal width, each with its share of the rows
 
-Statistics = dict[str, float | list[float]]
+Statistics = dict[str, dict[str, Any]]
 
 
 def gradient_statistics(labels: tuple[str, ...], shares_T: Tensor, x_BI: Tensor, ranks: Ranks) -> Statistics:
     """Norms of the tasks' gradients at the shared input, and their cosines (0 where one of them is 0)."""
     gram_TT = gram(task_gradients(shares_T, x_BI), ranks)
-    norms = gram_TT.diagonal().sqrt()
-    found: Statistics = {f"gradient.{label}.norm": float(norms[t]) for t, label in enumerate(labels)}
+    norms = gram_TT.diagonal().sqrt().tolist()
+    cosines = {}
     for a, b in combinations(range(len(labels)), 2):
-        scale = float(norms[a] * norms[b])
-        found[f"gradient.{labels[a]}-{labels[b]}.cosine"] = float(gram_TT[a, b]) / scale if scale else 0.0
-    return found
+        scale = norms[a] * norms[b]
+        cosines[f"{labels[a]}|{labels[b]}"] = float(gram_TT[a, b]) / scale if scale else 0.0
+    return {"gradient_norm": dict(zip(labels, norms, strict=True)), "gradient_cosine": cosines}
 
 
 @torch.no_grad()
-def gate_statistics(gates: dict[str, Tensor], share_B: Tensor, ranks: Ranks) -> Statistics:
-    """For each gate: the load of its experts, a distribution, and the mean entropy of its rows, in nats."""
-    found: Statistics = {}
+def gate_statistics(labels: tuple[str, ...], gates: dict[str, Tensor], share_B: Tensor, ranks: Ranks) -> Statistics:
+    """For each gate: the load of its experts, a distribution, and the mean entropy of its rows, 1 for an even gate."""
+    loads, entropies = {}, {}
     for name, gates_BGE in gates.items():
         entropy_BG = torch.special.entr(gates_BGE).sum(dim=2, keepdim=True)
         mean_GE = ranks.sum(torch.einsum("b,bge->ge", share_B, torch.cat([gates_BGE, entropy_BG], dim=2)))
-        for gate, (*load, entropy) in enumerate(mean_GE.tolist()):
-            found |= {f"gates.{name}.{gate}.load": load, f"gates.{name}.{gate}.entropy": entropy}
-    return found
+        reachable_G = (gates_BGE > 0).any(dim=0).sum(dim=1).tolist()
+        titles = _gate_titles(name, labels, len(mean_GE))
+        for title, (*load, entropy), experts in zip(titles, mean_GE.tolist(), reachable_G, strict=True):
+            loads[title] = load
+            entropies[title] = entropy / math.log(experts) if experts > 1 else 0.0
+    return {"gates": loads, "gate_entropy": entropies} if loads else {}
+
+
+def _gate_titles(name: str, labels: tuple[str, ...], gates: int) -> list[str]:
+    """A gate a task; one more: that of the shared experts; one fewer: of every task but the first; one: of all."""
+    whose = {
+        len(labels): labels,
+        len(labels) + 1: (*labels, "shared"),
+        len(labels) - 1: labels[1:],
+    }.get(gates, tuple(map(str, range(gates))))
+    return [f"{name} {one}" for one in (("all",) if gates == 1 and name != "transfer" else whose)]
 
 
 @torch.no_grad()
@@ -52,15 +68,16 @@ def alignment_statistics(
 ) -> Statistics:
     """Relatedness (what the network says) and temperature (what is made of it): mean, deviation, histogram; mean
     cosines of a row with itself and with its negatives, for each ordered pair of tasks."""
-    found: Statistics = {}
+    found: Statistics = {"similarity": {}}
     if isinstance(alignment.spec, LearnedAlignment):
-        low, high = alignment.spec.temperatures
-        taus_BU = alignment.temperatures(outputs, share_B, ranks)
+        bounds = {"relatedness": (0.0, 1.0), "temperature": alignment.spec.temperatures}
         r_BU = torch.sigmoid(outputs.training.relatedness_BU)
-        for column, (a, b) in enumerate(alignment.pairs):
-            name = f"{labels[a]}-{labels[b]}"
-            found |= _distribution(f"relatedness.{name}", r_BU[:, column], share_B, 0.0, 1.0, ranks)
-            found |= _distribution(f"temperature.{name}", taus_BU[:, column], share_B, low, high, ranks)
+        columns = {"relatedness": r_BU, "temperature": alignment.temperatures(outputs, share_B, ranks)}
+        for kind, x_BU in columns.items():
+            found[kind] = {
+                f"{labels[a]}|{labels[b]}": _distribution(x_BU[:, column], share_B, *bounds[kind], ranks)
+                for column, (a, b) in enumerate(alignment.pairs)
+            }
     representations, candidates, negatives = alignment.compared(outputs, batch, ranks)
     units = [None if h_BD is None else unit(h_BD) for h_BD in representations]
     own_B = negatives.own_B
@@ -71,8 +88,7 @@ def alignment_statistics(
         count_B = negatives.valid_M.sum() - (own_B >= 0).to(sum_B.dtype)
         means = torch.stack([positive_B @ share_B, (sum_B / count_B.clamp(min=1)) @ share_B])
         positive, negative = ranks.sum(means).tolist()
-        name = f"similarity.{labels[t]}>{labels[s]}"
-        found |= {f"{name}.positive": positive, f"{name}.negative": negative}
+        found["similarity"][f"{labels[t]}>{labels[s]}"] = {"positive": positive, "negative": negative}
     return found
 
 
@@ -82,10 +98,10 @@ def pairwise_statistics(
 ) -> Statistics:
     """Shares of the pairs that are closer than their margin, for each label but the last: the rows that also have the
     next label against those that stop here (`m1`), and against those without this label (`m2`)."""
-    found: Statistics = {}
+    shares = {}
     for label, (stopped, without) in zip(labels, pairwise.violations(outputs, batch, ranks), strict=False):
-        found |= {f"violations.{label}.m1": stopped, f"violations.{label}.m2": without}
-    return found
+        shares |= {f"{label} m1": stopped, f"{label} m2": without}
+    return {"violated": shares}
 
 
 def row_shares(batch: Batch, total: Tensor) -> Tensor:
@@ -93,10 +109,12 @@ def row_shares(batch: Batch, total: Tensor) -> Tensor:
     return batch.weight_B * inverse_of(total)
 
 
-def _distribution(name: str, x_B: Tensor, share_B: Tensor, low: float, high: float, ranks: Ranks) -> Statistics:
+def _distribution(x_B: Tensor, share_B: Tensor, low: float, high: float, ranks: Ranks) -> dict[str, Any]:
+    """Mean, standard deviation, and a histogram: BINS + 1 edges, the bins' shares of the rows."""
     bins_B = ((x_B - low) * (BINS / (high - low))).long().clamp(0, BINS - 1)
     moments = torch.stack([x_B @ share_B, x_B.square() @ share_B])
     bins_K = share_B.new_zeros(BINS).index_add(0, bins_B, share_B)
     mean, square, *shares = ranks.sum(torch.cat([moments, bins_K])).tolist()
     deviation = max(square - mean * mean, 0.0) ** 0.5
-    return {f"{name}.mean": mean, f"{name}.deviation": deviation, f"{name}.histogram": shares}
+    edges = [low + (high - low) * k / BINS for k in range(BINS + 1)]
+    return {"mean": mean, "deviation": deviation, "edges": edges, "counts": shares}

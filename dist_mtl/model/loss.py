@@ -150,7 +150,7 @@ class Objective:
         tasks_T = self.tasks.losses(outputs, batch, self.tasks.row_weights(batch), totals_M[:num])
         share_B = row_shares(batch, totals_M[num])
         found = gradient_statistics(self.labels, tasks_T, outputs.shared_BI, ranks)
-        found |= gate_statistics(outputs.gates, share_B, ranks)
+        found |= gate_statistics(self.labels, outputs.gates, share_B, ranks)
         if self.alignment is not None:
             found |= alignment_statistics(self.alignment, self.labels, outputs, batch, share_B, ranks)
         if self.pairwise is not None:

@@ -129,7 +129,7 @@ def test_of_a_whole_model(tmp_path: Path, balance: str) -> None:
     assert objective.names == ("click", "conversion")
     assert torch.equal(found["fixed"][0], found[balance][0])
     assert found["fixed"][1] == found[balance][1]
-    cosine = found[balance][1]["gradient.click-conversion.cosine"]
+    cosine = found[balance][1]["gradient_cosine"]["click|conversion"]
     names = [n for n in found["fixed"][2] if "embedding_bags" in n]
     same = [torch.equal(found["fixed"][2][n], found[balance][2][n]) for n in names]
     print(f"cosine {cosine:.3f}; {sum(same)} of {len(same)} tables have the same gradient")
