@@ -60,6 +60,7 @@ class DataConfig(Section):
     funnel: bool = True
     weight: str | None = None  # column with a non-negative weight per row; none: every row weighs 1
     violations: Literal["reject", "drop"] = "reject"
+    leaks: Literal["reject", "warn"] = "reject"  # a feature that tells a label without an error on the first steps
     # Down-sampled training logs, one number a label: the share of the rows that stop short of this label (not clicked;
     # clicked, not converted) that was kept. Scores are corrected for it, so test and validation are traffic as it comes.
     kept: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = None

@@ -111,6 +111,8 @@ def _line(name: str, e: dict[str, Any]) -> str | None:
                     * bool(e["idle_gpus"])
                 )
             )
+        case "warning":
+            return f"warning      {e['message']}"
         case "selection_reset":
             return (
                 f"selection    begins anew: `select` or the validation rows have changed (the best was step "

@@ -14,14 +14,17 @@ from dist_mtl.checkpoint import store
 from dist_mtl.checkpoint.store import Progress
 from dist_mtl.config import Config
 from dist_mtl.data import manifest
+from dist_mtl.data.batch import Batch
 from dist_mtl.data.loader import Dataset
 from dist_mtl.data.synthetic import write_sample
 from dist_mtl.errors import DataError
 from dist_mtl.evaluate import Evaluation, TestSet, evaluate, open_test
 from dist_mtl.observe import Observer
 from dist_mtl.pace import Pace
+from dist_mtl.parallel.pipeline import Outcome
 from dist_mtl.parallel.runtime import Runtime
 from dist_mtl.parallel.shard import ShardedModel
+from dist_mtl.sanity import FirstRows
 from dist_mtl.scoring import Adjustment
 from dist_mtl.selection import Selection
 
@@ -78,6 +81,7 @@ class Session:
     model: ShardedModel
     pace: Pace
     steps: int
+    first_rows: FirstRows
 
     def resume(self) -> Progress:
         """Load the newest commit, if any, into the model and the pace. Returns the progress: step 0 for a fresh run."""
@@ -104,6 +108,12 @@ class Session:
     def _validation_digest(self) -> str | None:
         validation = self.data.validation
         return None if validation is None else validation.dataset.manifest.digest
+
+    def examine(self, batch: Batch, outcome: Outcome) -> None:
+        """Look for mistakes in the data, once, when the first steps are done. Raises DataError, on every rank."""
+        if self.first_rows.add(batch, outcome.outputs.logits_BT):
+            for message in self.rt.all_ranks(self.first_rows.look):
+                self.observer.event("warning", step=batch.step, message=message)
 
     def judge(self, progress: Progress) -> Progress:
         """Evaluate on the way, and note whether this is the best step so far. The model is as it was."""

@@ -12,6 +12,7 @@ from dist_mtl.pace import Pace
 from dist_mtl.parallel.feed import batches
 from dist_mtl.parallel.pipeline import train_step
 from dist_mtl.parallel.runtime import runtime
+from dist_mtl.sanity import FirstRows
 from dist_mtl.session import Session, observing, open_data
 
 
@@ -27,7 +28,7 @@ def train(config: Config) -> Evaluation | None:
         due = Due(config, num_steps(config, data.train))
         objective = Objective.of(config)
         model, pace = build(config, rt, due.steps), Pace(config, rt, observer, due.steps, objective.names)
-        session = Session(config, rt, observer, data, model, pace, due.steps)
+        session = Session(config, rt, observer, data, model, pace, due.steps, FirstRows(config, due.steps))
         progress = session.resume()
         observer.event("start", **session.summary())
         source = batches(data.train, rt, progress.step, due.last_step(progress))
@@ -35,6 +36,7 @@ def train(config: Config) -> Evaluation | None:
             for batch in pace.timed(source):
                 batch = batch.to(rt.device)
                 outcome = train_step(model, objective, batch, rt, pace.watch, due.diagnosis(batch.step))
+                session.examine(batch, outcome)
                 pace.after(outcome, batch)
                 progress = replace(progress, step=outcome.step)
                 if due.evaluation(progress):

@@ -33,6 +33,7 @@ FREE = (
     "train.evaluate_every",
     "train.evaluate_every_rows",
     "data.verify",
+    "data.leaks",
     "data.sample",
 )
 DECAYING = ("train.epochs", "train.max_steps")  # fixed once the learning rates are a function of the number of steps

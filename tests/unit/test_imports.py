@@ -26,6 +26,7 @@ ORDER = [
     ["predict", "recalibrate"],
     ["tensorboard"],
     ["observe"],
+    ["sanity"],
     ["pace"],
     ["session"],
     ["train"],
