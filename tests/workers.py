@@ -15,7 +15,7 @@ from dist_mtl.checkpoint import store
 from dist_mtl.config import Config
 from dist_mtl.data.encode import Encoder
 from dist_mtl.errors import DistMtlError
-from dist_mtl.model.loss import TaskObjective
+from dist_mtl.model.loss import Objective
 from dist_mtl.parallel.feed import batches
 from dist_mtl.parallel.pipeline import train_step
 from dist_mtl.parallel.runtime import runtime
@@ -41,7 +41,7 @@ def trace(config: Config, steps: int) -> Trace:
     with runtime(config.run) as rt:
         dataset = open_dataset(config.data.train, config, config.data.shuffle, rt)
         model = build(config, rt, steps)
-        objective = TaskObjective.of(config.model, len(config.data.labels))
+        objective = Objective.of(config)
         rows, losses, first = [], [], {}
         for batch in batches(dataset, rt, 0, steps):
             rows.append(row_numbers(config, batch))

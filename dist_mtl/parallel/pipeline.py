@@ -8,50 +8,66 @@ from torch import Tensor
 
 from dist_mtl.data.batch import Batch
 from dist_mtl.errors import NonFiniteError
+from dist_mtl.parallel.collectives import Collectives
 from dist_mtl.parallel.runtime import Runtime
 from dist_mtl.parallel.shard import ShardedModel
 
+Statistics = dict[str, float | list[float]]
+
 
 class Objective(Protocol):
-    """What a step minimises: the sum of a few terms, each a function of the global batch."""
+    """What a step minimises: terms, each a function of the global batch, and the loss that is made of them."""
 
-    def row_weights(self, batch: Batch) -> Tensor:
-        """(B, T): the weight of each row in each term."""
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the L terms."""
 
-    def losses(self, outputs: object, batch: Batch, weights_BT: Tensor, totals_T: Tensor) -> Tensor:
-        """(T,): this rank's share of each term, given the weights' totals over all ranks."""
+    def totals(self, batch: Batch) -> Tensor:
+        """(M,) float64: this rank's part of the totals of weight that the terms are divided by."""
+
+    def shares(self, outputs: object, batch: Batch, totals_M: Tensor, ranks: Collectives) -> tuple[Tensor, Tensor]:
+        """(L,), (): this rank's share of each term and of the loss, given the totals over all ranks."""
+
+    def statistics(self, outputs: object, batch: Batch, totals_M: Tensor, ranks: Collectives) -> Statistics:
+        """What a diagnosis shows of a step, the same on every rank. Called before `shares`."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step left: the global losses and totals of weight, equal on every rank; float64, on the CPU."""
+    """What a step left: the global terms and totals of weight, equal on every rank; float64, on the CPU."""
 
     step: int
-    losses_T: Tensor
-    totals_T: Tensor
+    losses_T: Tensor  # one for each of `Objective.names`
+    totals_M: Tensor
+    statistics: Statistics | None  # None unless they were asked for
 
 
-def train_step(model: ShardedModel, objective: Objective, batch: Batch, rt: Runtime) -> Outcome:
-    """Train one batch. Raises NonFiniteError on every rank, before any weight has changed, if a loss is not finite."""
+def train_step(model: ShardedModel, objective: Objective, batch: Batch, rt: Runtime, diagnose: bool = False) -> Outcome:
+    """Train one batch. Raises NonFiniteError on every rank, before any weight has changed, if a loss is not finite.
+
+    `diagnose` must be the same on every rank.
+    """
     batch = batch.to(rt.device)
-    weights_BT = objective.row_weights(batch)
-    totals_T = rt.all_reduce(weights_BT.sum(dim=0, dtype=torch.float64))
+    ranks = Collectives.of(rt)
+    totals_M = rt.all_reduce(objective.totals(batch))
     model.set_rates(batch.step)
     model.optimizer.zero_grad()  # also hands a changed learning rate to the fused kernel
     outputs = model.module(batch)
-    losses_T = objective.losses(outputs, batch, weights_BT, totals_T.float())
-    all_ranks_losses_T = rt.all_reduce(losses_T.detach().double()).cpu()
-    if not bool(all_ranks_losses_T.isfinite().all()):
-        raise _not_finite(batch.step, all_ranks_losses_T)
+    statistics = objective.statistics(outputs, batch, totals_M.float(), ranks) if diagnose else None
+    shares_L, loss = objective.shares(outputs, batch, totals_M.float(), ranks)
+    all_ranks = rt.all_reduce(torch.cat([shares_L.detach(), loss.detach()[None]]).double()).cpu()
+    if not bool(all_ranks.isfinite().all()):
+        raise _not_finite(batch.step, dict(zip(objective.names, all_ranks.tolist(), strict=False)))
     # The share is a part of a sum over ranks, but gradients are averaged over ranks: hence the factor.
-    (losses_T.sum() * rt.size).backward()
+    (loss * rt.size).backward()
     model.optimizer.step()
-    return Outcome(batch.step, all_ranks_losses_T, totals_T.cpu())
+    return Outcome(batch.step, all_ranks[:-1], totals_M.cpu(), statistics)
 
 
-def _not_finite(step: int, losses_T: Tensor) -> NonFiniteError:
+def _not_finite(step: int, terms: dict[str, float]) -> NonFiniteError:
+    told = ", ".join(f"{name} {value}" for name, value in terms.items())
     error = NonFiniteError(
-        f"step {step}: the losses are {losses_T.tolist()}; no weight was changed by this step. Lower optim.dense.lr and "
+        f"step {step}: the losses are {told}; no weight was changed by this step. Lower optim.dense.lr and "
         f"optim.embedding.lr, or look for extreme values among the dense features"
     )
     error.all_ranks = True
