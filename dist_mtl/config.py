@@ -242,7 +242,7 @@ class Alignment(Section):
     weight: Annotated[float, Field(gt=0)] = 0.01  # of the mean over pairs of tasks; 0.1 harmed AUC on MovieLens
     warmup_steps: Annotated[int, Field(ge=0)] = 0  # steps in which the weight rises linearly from 0
     negatives: Literal["all", "sampled"] = "sampled"  # all: every other row of the global batch
-    num_negatives: Positive = 256  # of `sampled`: rows of the global batch, drawn anew each step, shared by all its rows
+    num_negatives: Positive = 256  # of `sampled`: rows drawn anew each step, shared by the whole global batch
     pairs: Annotated[tuple[tuple[str, str], ...], Field(min_length=1)] | None = (
         None  # (anchor, compared with), two labels each; none: neighbours in data.labels, both ways
     )
@@ -271,10 +271,10 @@ class LearnedAlignment(Alignment):
     """A temperature for each row: low + (high - low)(1 - r), r from a network that sees the shared input."""
 
     temperatures: tuple[Temperature, Temperature] = (0.5, 2.0)  # low, high; (0.1, 1) harmed AUC on MovieLens
-    hidden: Widths = (32,)  # of the network; 32 units cost 3 % of a step of the benchmark's MMoE
+    hidden: Widths = (32,)  # of the network; 32 units cost 1 to 2 % of a step
     # Against the collapse of all temperatures to the lower bound, which L_align alone leads to (r 0.9997 measured):
-    # `standardise` gives the logits of r mean 0 and variance 1 over the global batch, so that only their order is learned;
-    # `prior_weight` (beside L_align's 1) asks for KL(r || prior) on every row, so that a row must earn its distance.
+    # `standardise` gives the logits of r mean 0 and variance 1 over the global batch, so that only their order is left
+    # to learn; `prior_weight` (beside L_align's 1) asks for KL(r || prior), so that a row must earn its distance.
     standardise: bool = False
     prior: Annotated[float, Field(gt=0, lt=1)] = 0.5
     prior_weight: Annotated[float, Field(ge=0)] = 0.0
@@ -297,11 +297,14 @@ class AdaFTR(LearnedAlignment):
     target_weight: Annotated[float, Field(gt=0)] = 1.0  # beside L_align's 1
     # gradient_agreement is computed on one row in so many, other ones at each step: a small forward pass and a backward
     # pass a task of everything above the shared input.
-    probe_stride: Positive = 64
+    probe_stride: Positive = 32
     from_alignment: bool = True  # false: the network learns from the target alone
 
 
 AnyAlignment = FixedAlignment | PICO | AdaFTR
+
+
+Margin = Annotated[float, Field(gt=0)]
 
 
 class NoPairwise(Section):
@@ -313,7 +316,7 @@ class PWiseR(Section):
 
     kind: Literal["pwiser"]
     weight: Annotated[float, Field(gt=0)] = 0.02  # the paper's lambda; 1 took CTR AUC from 0.66 to 0.54 on MovieLens
-    margins: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.05, 0.1)  # over clicks, over the rest
+    margins: tuple[Margin, Margin] = (0.05, 0.1)  # over clicks without a conversion, over the rest
     on: Literal["probability", "logit"] = "probability"  # what the margins are measured on
 
 

@@ -170,15 +170,16 @@ def _alignment(config: "Config") -> Iterator[str]:
     for pair in spec.pairs or ():
         for label in pair:
             if label not in labels:
-                yield f"model.alignment.pairs: `{label}` is not among data.labels; {nearest(label, labels) or list(labels)}"
+                hint = nearest(label, labels) or list(labels)
+                yield f"model.alignment.pairs: `{label}` is not among data.labels; {hint}"
         if pair[0] == pair[1]:
             yield f"model.alignment.pairs: `{pair[0]}` can not be compared with itself"
     if len(set(spec.pairs or ())) != len(spec.pairs or ()):
         yield "model.alignment.pairs: a pair stands there twice"
     if spec.negatives == "sampled" and spec.num_negatives >= config.train.global_batch:
         yield (
-            f"model.alignment.num_negatives: {spec.num_negatives} of {config.train.global_batch} rows of a global batch; "
-            f"use fewer, or negatives = 'all'"
+            f"model.alignment.num_negatives: {spec.num_negatives} of {config.train.global_batch} rows of a global "
+            f"batch; use fewer, or negatives = 'all'"
         )
     if spec.kind in ("pico", "adaftr") and spec.temperatures[0] >= spec.temperatures[1]:
         yield f"model.alignment.temperatures: low, then high; got {list(spec.temperatures)}"

@@ -2,12 +2,13 @@
 
 For each ordered pair of tasks (t, s), h the representations, over the rows i of the global batch with weights w_i:
 
-    L_align = sum_i w_i l_i / sum_i w_i,   l_i = log(exp(c_ii / tau_i) + sum_{j in N(i)} exp(c_ij / tau_i)) - c_ii / tau_i
-    c_ij = cos(h_i^t, h_j^s),   tau_i = tau_min + (tau_max - tau_min) (1 - r_i)
+    L_align = sum_i w_i l_i / sum_i w_i
+    l_i = log(exp(c_ii / tau_i) + sum_{j in N(i)} exp(c_ij / tau_i)) - c_ii / tau_i,   c_ij = cos(h_i^t, h_j^s)
+    tau_i = tau_min + (tau_max - tau_min) (1 - r_i)
 
-N(i): all other rows of the global batch, or K of them that all rows share. A row without weight (padding, or dropped) is
-neither an anchor nor a negative. Several pairs: their mean. Legend: B rows here, G of the global batch, D width,
-M candidates for a negative, S tasks that are compared with, P ordered pairs, U unordered ones.
+N(i): all other rows of the global batch, or K of them that all rows share. A row without weight (padding, or dropped)
+is neither an anchor nor a negative. Several pairs: their mean. Legend: B rows here, G of the global batch, D width,
+M candidates for a negative, T tasks, U unordered pairs of them.
 """
 
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from dist_mtl.model.embedding import mix_
 from dist_mtl.model.mtl import Outputs
 from dist_mtl.model.ranks import Ranks
 from dist_mtl.model.relatedness import Teacher, standardised, temperature
+
 
 @dataclass(frozen=True)
 class Negatives:
@@ -49,7 +51,7 @@ def all_rows(valid_G: Tensor, batch: Batch) -> Negatives:
 
 
 def sampled_rows(count: int, seed: int, valid_G: Tensor, batch: Batch) -> Negatives:
-    """The `count` rows with the lowest hashes of (seed, step, slot) among those with weight; fewer if there are fewer."""
+    """The `count` rows with the lowest hashes of (seed, step, slot) among those with weight, or all if it has fewer."""
     keys_G = mix_(torch.arange(len(valid_G), device=valid_G.device) + signed_key(seed, batch.step, "negatives"))
     keys_G.masked_fill_(valid_G == 0, torch.iinfo(torch.int64).max)
     slots_K = keys_G.topk(min(count, len(keys_G)), largest=False).indices
@@ -100,7 +102,7 @@ class AlignmentLoss:
         return tuple(align * factor for factor in inner)
 
     def shares(self, outputs: Outputs, batch: Batch, total: Tensor, totals_U: Tensor, ranks: Ranks) -> Tensor:
-        """(L,): this rank's share of each term. `total`, `totals_U`: the rows' and the teacher's weight on all ranks."""
+        """(L,): this rank's share of each term. `total`, `totals_U`: weight of all rows, and of the teacher's."""
         share_B = batch.weight_B * inverse_of(total)
         taus_BU = self.temperatures(outputs, share_B, ranks)
         found = [self._contrast(outputs, batch, taus_BU, share_B, ranks)]

@@ -52,8 +52,9 @@ def pcgrad(gram_TT: Tensor, orders: Sequence[Sequence[int]]) -> list[float]:
 def resolve_conflicts(shares_T: Tensor, x_BI: Tensor, ranks: Ranks, seed: int, step: int) -> None:
     """Let the coming backward pass carry PCGrad's combination below `x_BI` instead of the tasks' sum.
 
-    The parameters above the shared input get their plain gradients, and so do the other terms of the loss, which no task
-    has to give way to. The step averages gradients over ranks and multiplies the loss by their number: so does this.
+    The parameters above the shared input get their plain gradients, and the other terms of the loss keep theirs: no
+    task has to give way to them. The step multiplies the loss by the number of ranks, since gradients are averaged over
+    them, and so does this.
     Call it last: the hook also acts on any `autograd.grad` at `x_BI` that comes after.
     """
     gradients = task_gradients(shares_T, x_BI)

@@ -33,7 +33,7 @@ from dist_mtl.model.tower import funnel, log1mexp
 
 @dataclass(frozen=True)
 class TaskObjective:
-    """Weighted sum of one binary cross-entropy a task, over the rows of the task's space.
+    """Weighted sum of one binary cross-entropy a task, over the rows of the task's space. By itself, the tasks alone.
 
     `clicked` trains task t on the rows whose label t-1 is set; the other heads train every task on all impressions.
     """
@@ -45,6 +45,15 @@ class TaskObjective:
     def of(cls, spec: ModelConfig, num_tasks: int) -> "TaskObjective":
         """The objective that a configuration asks for."""
         return cls(spec.head, spec.task_weights or (1.0,) * num_tasks)
+
+    def totals(self, batch: Batch) -> Tensor:
+        """(T,) float64: weight of this rank's rows in each task's space."""
+        return self.row_weights(batch).sum(dim=0, dtype=torch.float64)
+
+    def shares(self, outputs: Outputs, batch: Batch, totals_T: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
+        """(T,), (): this rank's share of each task's loss and of their sum."""
+        losses_T = self.losses(outputs, batch, self.row_weights(batch), totals_T)
+        return losses_T, losses_T.sum()
 
     def row_weights(self, batch: Batch) -> Tensor:
         """(B, T): the weight of each row in each task's loss, 0 outside the task's space."""
@@ -111,9 +120,8 @@ class Objective:
         )
 
     def totals(self, batch: Batch) -> Tensor:
-        """(M,) float64: weight of this rank's rows in each task's space, of all its rows, and of what alignment asks."""
-        sums = [self.tasks.row_weights(batch).sum(dim=0, dtype=torch.float64)]
-        sums.append(batch.weight_B.sum(dtype=torch.float64)[None])
+        """(M,) float64: weight of this rank's rows in each task's space, of all of them, and of a teacher's."""
+        sums = [self.tasks.totals(batch), batch.weight_B.sum(dtype=torch.float64)[None]]
         if self.alignment is not None:
             sums.append(self.alignment.row_weights(batch).sum(dim=0, dtype=torch.float64))
         return torch.cat(sums)
@@ -124,9 +132,8 @@ class Objective:
         Which collectives run depends on the configuration and the step alone, never on the rows.
         """
         num = len(self.labels)
-        tasks_T = self.tasks.losses(outputs, batch, self.tasks.row_weights(batch), totals_M[:num])
+        tasks_T, loss = self.tasks.shares(outputs, batch, totals_M[:num], ranks)
         terms, total = [tasks_T], totals_M[num]
-        loss = tasks_T.sum()
         if self.model.balance == "uncertainty":
             loss = uncertainty(tasks_T, outputs.training.log_variances_T, totals_M[:num], ranks)
         for found_L, factor in self._beside(outputs, batch, total):
@@ -147,7 +154,7 @@ class Objective:
     def statistics(self, outputs: Outputs, batch: Batch, totals_M: Tensor, ranks: Ranks) -> Statistics:
         """What a diagnosis shows, see `model/diagnosis.py`. Before `shares`, whose hook would act on the gradients."""
         num = len(self.labels)
-        tasks_T = self.tasks.losses(outputs, batch, self.tasks.row_weights(batch), totals_M[:num])
+        tasks_T, _ = self.tasks.shares(outputs, batch, totals_M[:num], ranks)
         share_B = row_shares(batch, totals_M[num])
         found = gradient_statistics(self.labels, tasks_T, outputs.shared_BI, ranks)
         found |= gate_statistics(self.labels, outputs.gates, share_B, ranks)

@@ -5,8 +5,9 @@ For each pair of neighbours (a, b) in the funnel, such as (click, conversion), w
     P = {y_b = 1},  C = {y_a = 1, y_b = 0},  N = {y_a = 0}
     L = mean_{P x C} [m1 - (s_p - s_c)]_+  +  mean_{P x N} [m2 - (s_p - s_n)]_+
 
-over the global batch, pairs weighted by the product of their rows' weights. A mean over no pairs is an exact zero. Hinge
-sums need the sorted P alone: every other row meets a run of it that begins at the lowest. O(n log n), no n x n matrix.
+over the global batch, pairs weighted by the product of their rows' weights. A mean over no pairs is an exact zero.
+Hinge sums need the sorted P alone: every other row meets a run of it that begins at the lowest. O(n log n), no n x n
+matrix.
 """
 
 from dataclasses import dataclass

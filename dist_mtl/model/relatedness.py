@@ -1,4 +1,4 @@
-"""What exists in training only: the relatedness network, projection heads and learned task weights; and what teaches it.
+"""What exists in training only: the relatedness network and what teaches it, projection heads, learned task weights.
 
 Relatedness r_i in (0, 1) says how much two tasks have to do with each other on impression i; its logit is g(x_i), of
 the shared input without its gradient. A model for scoring has none of this, and one in evaluation mode does not run it.
@@ -24,8 +24,8 @@ class Probe:
     logits_RT: Tensor
 
     def gradients(self) -> list[Tensor]:
-        """By task, (R, I): each row's logit by its own input. Rows do not meet above x, so that the gradient of a column's
-        sum holds every row's own. The label, and with it the base rate, has no part in it."""
+        """By task, (R, I): each row's logit by its own input. Rows do not meet above x, so that the gradient of a
+        column's sum holds every row's own. The label, and with it the base rate, has no part in it."""
         columns = [column.sum() for column in self.logits_RT.unbind(1)]
         return [torch.autograd.grad(column, self.x_RI, retain_graph=True)[0] for column in columns]
 
@@ -49,13 +49,15 @@ class TrainingParts(nn.Module):
         self.relatedness = self.projections = self.log_variances = self.probed = None
         if isinstance(spec, LearnedAlignment):
             hidden = MLP(inputs, spec.hidden)
-            # Standardised, a common shift is nothing: a bias would have float noise for a gradient, and AdamW would walk.
+            # Standardised, a common shift is nothing: a bias would have float noise for a gradient, and walk by AdamW.
             biased = isinstance(spec, AdaFTR) or not spec.standardise
             last = nn.Linear(hidden.outputs, len(spec.pairs_of(labels)), bias=biased)
             self.relatedness = nn.Sequential(hidden, last)
         if not isinstance(spec, NoAlignment) and spec.projection is not None:
             compared = {task for pair in spec.pairs_of(labels) for task in pair}  # a head without a gradient would hang
-            heads = [_projection(width, spec.projection) if t in compared else nn.Identity() for t in range(len(labels))]
+            heads = [
+                _projection(width, spec.projection) if t in compared else nn.Identity() for t in range(len(labels))
+            ]
             self.projections = nn.ModuleList(heads)
         if config.model.balance == "uncertainty":
             self.log_variances = nn.Parameter(torch.zeros(len(labels)))
@@ -63,9 +65,7 @@ class TrainingParts(nn.Module):
         if isinstance(spec, AdaFTR) and spec.target == "gradient_agreement":
             self.probed = Teacher.of(spec, labels)
 
-    def forward(
-        self, x_BI: Tensor, representations: tuple[Tensor, ...], probe: Probe | None = None
-    ) -> TrainingOutputs:
+    def forward(self, x_BI: Tensor, representations: tuple[Tensor, ...], probe: Probe | None = None) -> TrainingOutputs:
         aligned = representations
         if self.projections is not None:
             aligned = tuple(head(h_BH) for head, h_BH in zip(self.projections, representations, strict=True))

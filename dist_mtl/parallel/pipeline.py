@@ -17,6 +17,10 @@ from dist_mtl.parallel.stopwatch import Stopwatch
 class Objective(Protocol):
     """What a step minimises: a sum of terms, each a function of the global batch."""
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the L terms."""
+
     def totals(self, batch: Batch) -> Tensor:
         """(M,) float64: sums over this rank's rows that a share needs of all rows."""
 
@@ -66,7 +70,7 @@ def train_step(
     found = torch.cat([terms_L.detach(), loss.detach()[None]]).double()
     all_ranks_found = rt.all_reduce(found).cpu()
     if not bool(all_ranks_found.isfinite().all()):
-        raise _not_finite(batch.step, all_ranks_found)
+        raise _not_finite(batch.step, dict(zip((*objective.names, "loss"), all_ranks_found.tolist(), strict=True)))
     watch.lap("agree")
     # The share is a part of a sum over ranks, but gradients are averaged over ranks: hence the factor.
     (loss * rt.size).backward()
@@ -76,9 +80,10 @@ def train_step(
     return Outcome(batch.step, all_ranks_found[:-1], float(all_ranks_found[-1]), outputs, statistics)
 
 
-def _not_finite(step: int, losses: Tensor) -> NonFiniteError:
+def _not_finite(step: int, losses: dict[str, float]) -> NonFiniteError:
+    told = ", ".join(f"{name} {value:g}" for name, value in losses.items())
     error = NonFiniteError(
-        f"step {step}: the losses are {losses.tolist()}; no weight was changed by this step. Lower optim.dense.lr and "
+        f"step {step}: the losses are {told}; no weight was changed by this step. Lower optim.dense.lr and "
         f"optim.embedding.lr, or look for extreme values among the dense features"
     )
     error.all_ranks = True

@@ -120,9 +120,7 @@ def candidates(found: AlignmentLoss, batch: Batch) -> Tensor:
 
 
 @pytest.mark.parametrize(("kind", "negatives"), list(product(KINDS, ["all", "sampled"])))
-def test_the_loss_and_its_gradients_are_the_formula(
-    kind: str, negatives: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_loss_and_its_gradients_are_the_formula(kind: str, negatives: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Values and gradients to 1e-12, in blocks of a few rows, the last block smaller, with rows of weight 0."""
     monkeypatch.setitem(kernel.BLOCK, "cpu", 8 * 37 * 4)
     found = AlignmentLoss.of(spec(kind, negatives=negatives, num_negatives=11), LABELS, seed=5)
@@ -141,7 +139,7 @@ def test_the_loss_and_its_gradients_are_the_formula(
 
 @pytest.mark.parametrize("block", [1, 200, 1 << 20])
 def test_gradcheck(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All inputs of two pairs; candidates without weight, anchors that are a candidate themselves and anchors that are not."""
+    """All inputs of two pairs; candidates without weight; anchors that are candidates themselves, and others."""
     monkeypatch.setitem(kernel.BLOCK, "cpu", block)
     draw = torch.Generator().manual_seed(2)
     sizes = (5, 3), (5, 3), (7, 3), (7, 3)
@@ -177,7 +175,9 @@ def test_padding_changes_nothing(kind: str, negatives: str) -> None:
     short = Outputs(given.shared_BI[:24], h, given.logits_BT[:24], training=aids)
     whole, part = rows(30, dead=6), rows(30)
     assert whole.weight_B[:24].tolist() == part.weight_B[:24].tolist()
-    part = Batch(part.step, part.slots_B[:24], part.ids, part.dense_BD[:24], part.labels_BT[:24], part.weight_B[:24], 0, 0)
+    part = Batch(
+        part.step, part.slots_B[:24], part.ids, part.dense_BD[:24], part.labels_BT[:24], part.weight_B[:24], 0, 0
+    )
     padded, unpadded = ours(found, given, whole), ours(found, short, part)
     torch.testing.assert_close(padded, unpadded, rtol=0, atol=1e-14)
     moved = given.representations if kind == "fixed" else leaves(given)
@@ -366,7 +366,7 @@ def test_the_probe_is_the_model(some_rows: tuple[Path, Batch]) -> None:
     assert all(p.grad is None for p in model.parameters())
 
 
-# --------------------------------------------------------------------------------------------------------- training only
+# -------------------------------------------------------------------------------------------------------- training only
 METHODS = (
     "model.alignment={kind='adaftr', projection=[6, 4], num_negatives=16}",
     "model.pairwise={kind='pwiser'}",

@@ -11,9 +11,11 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dist_mtl.config import ModelConfig
 from dist_mtl.data.batch import Batch
-from dist_mtl.model.loss import TaskObjective
+from dist_mtl.model.loss import Objective, TaskObjective
 from dist_mtl.model.mtl import Outputs
+from dist_mtl.model.ranks import OneRank
 from dist_mtl.model.tower import funnel, log1mexp, logit_of
+from tests import samples
 
 HEADS = ("ctcvr", "esmm", "clicked")
 
@@ -190,3 +192,43 @@ def test_the_funnel_reads_probabilities(head: str) -> None:
         np.testing.assert_allclose(ours, truth, rtol=1e-5)
     assert (found.joint_BT < 0).all() and (found.conditional_BT < 0).all()  # so that a logit can be taken
     assert math.isclose(found.conditional_BT[0, 0].item(), found.joint_BT[0, 0].item())
+
+
+WHOLE = {
+    "off": ((), {"click": 1, "conversion": 1}),
+    "aitm": (
+        ("model.backbone={kind='aitm', calibrator=0.7}", "model.head='ctcvr'"),
+        {"click": 1, "conversion": 1, "calibrator": 0.7},
+    ),
+    "escm2": (
+        ("model.counterfactual={kind='ips', weight=0.3}", "model.task_weights=[2, 0.5]"),
+        {"click": 1, "conversion": 1, "counterfactual.conversion": 1},  # fixed weights are in their terms
+    ),
+    "methods": (
+        (
+            "model.alignment={kind='fixed', weight=0.2, num_negatives=5, warmup_steps=4}",
+            "model.pairwise={kind='pwiser', weight=0.6, margins=[0.3, 0.5]}",
+        ),
+        {"click": 1, "conversion": 1, "align": 0.05, "pairwise": 0.6},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WHOLE)
+def test_the_loss_is_its_terms_times_their_factors(case: str) -> None:
+    """At step 1, a quarter of the way through the alignment's warm-up."""
+    overrides, factors = WHOLE[case]
+    objective = Objective.of(samples.config("x", *overrides))
+    logits, rows = sample(40)
+    h = torch.randn(40, 6), torch.randn(40, 6)
+    outputs = Outputs(logits, h, logits)
+    terms, loss = objective.shares(outputs, rows, objective.totals(rows).float(), OneRank())
+    print(dict(zip(objective.names, terms.tolist(), strict=True)), loss.item())
+    assert objective.names == tuple(factors) and (terms > 0).all()
+    torch.testing.assert_close(loss, (terms * torch.tensor(list(factors.values()))).sum())
+    torch.testing.assert_close(
+        terms[:2],
+        total(objective.model.head, logits, rows, objective.tasks.task_weights),
+        rtol=0,
+        atol=0,
+    )

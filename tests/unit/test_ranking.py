@@ -138,7 +138,9 @@ def test_empty_sets_are_an_exact_zero(labels: list[list[float]]) -> None:
     if len({tuple(row) for row in labels}) == 1 or not any(c for _, c in labels):
         assert loss == 0 and not logits.grad.any()
     else:
-        torch.testing.assert_close(loss.double(), plain(logits.detach().double(), rows, "esmm", "probability", (0.5, 0.5)))
+        torch.testing.assert_close(
+            loss.double(), plain(logits.detach().double(), rows, "esmm", "probability", (0.5, 0.5))
+        )
 
 
 def test_a_dropped_row_takes_no_part() -> None:
