@@ -1,0 +1,76 @@
+"""Does the learned relatedness follow a truth that was planted in the logs? Rank correlation on rows not trained on."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+
+from dist_mtl.assemble import build, check_world, open_to_score
+from dist_mtl.checkpoint import store
+from dist_mtl.config import LearnedAlignment, RunConfig
+from dist_mtl.data.hashing import permutation
+from dist_mtl.errors import ConfigError
+from dist_mtl.parallel.feed import batches
+from dist_mtl.parallel.runtime import runtime
+from dist_mtl.scoring import find
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """Of one pair of tasks: Spearman's correlation of r with the truth, with the truth in another order, and mean r by
+    value of the truth (for at most VALUES values)."""
+
+    pair: str
+    rows: int
+    spearman: float
+    shuffled: float
+    deviation: float  # standard deviation of r
+    by_value: dict[float, float]
+
+
+VALUES = 20
+
+
+def recover_run(run_dir: str, truth: str, data: str | None = None, which: str = "best") -> list[Recovery]:
+    """Compare a run's relatedness with the column `truth` of `data` (default: its data.test). Any number of ranks.
+
+    Raises ConfigError for a run without a relatedness network, DataError without the column.
+    """
+    with runtime(RunConfig(dir=run_dir)) as rt:
+        trained = find(run_dir, which, (), raw=True, rt=rt)
+        config, folder = trained.config, data or trained.config.data.test
+        check_world(config)
+        spec, labels = config.model.alignment, config.data.labels
+        if not isinstance(spec, LearnedAlignment):
+            raise ConfigError(f"{trained.folder}: model.alignment.kind = '{spec.kind}' has no relatedness network")
+        if folder is None:
+            raise ConfigError(f"{trained.folder}: its configuration has no data.test; name a dataset with --data")
+        dataset = open_to_score(folder, config, rt, [truth])
+        model = build(config, rt, steps=1)  # to train: scoring has no relatedness network
+        store.load(model, trained.folder, weights_only=True)
+        found, truths = [], []
+        for batch in batches(dataset, rt):
+            with torch.no_grad():
+                outputs = model.module(batch.to(rt.device))
+            rows = batch.carried.num_rows
+            found.append(torch.sigmoid(outputs.training.relatedness_BU[:rows].double()).cpu().numpy())
+            truths.append(batch.carried.table.column(truth).to_numpy().astype(np.float64))
+        parts = rt.gather((np.concatenate(found), np.concatenate(truths)))
+    r_NU, truth_N = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+    names = [f"{labels[a]}|{labels[b]}" for a, b in spec.pairs_of(labels)]
+    return [_recovery(name, r_NU[:, u], truth_N) for u, name in enumerate(names)]
+
+
+def _recovery(pair: str, r_N: np.ndarray, truth_N: np.ndarray) -> Recovery:
+    order = permutation(len(truth_N), "relatedness", "control")
+    values = np.unique(truth_N)
+    by_value = {float(v): float(r_N[truth_N == v].mean()) for v in values} if len(values) <= VALUES else {}
+    return Recovery(
+        pair=pair,
+        rows=len(r_N),
+        spearman=float(spearmanr(r_N, truth_N).statistic),
+        shuffled=float(spearmanr(r_N, truth_N[order]).statistic),
+        deviation=float(r_N.std()),
+        by_value=by_value,
+    )
