@@ -32,7 +32,7 @@ class Pace:
 
     def __init__(self, config: Config, rt: Runtime, observer: Observer, steps: int) -> None:
         self._config, self._rt, self._observer, self._steps = config, rt, observer, steps
-        self.window = TrainingWindow(len(config.tasks), rt)
+        self.window = TrainingWindow(len(config.tasks), rt, weighted=config.data.weight is not None)
         self.watch = Stopwatch()
         self._started = time.monotonic()
         self.resumed(Progress())
