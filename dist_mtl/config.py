@@ -56,7 +56,7 @@ class DataConfig(Section):
         None  # evaluated on the way, for `select`; none: data.test, whose metrics are then optimistic
     )
     labels: Annotated[tuple[str, ...], Field(min_length=1)] = ("click", "conversion")
-    weight: str | None = None  # column with a non-negative weight per row; none: every row weighs 1
+    weight: str | None = None  # column with a weight per row, 0 or 2**-20 to 2**10; none: every row weighs 1
     violations: Literal["reject", "drop"] = "reject"
     # Down-sampled training logs, one number a label: the share of the rows that stop short of this label (not clicked;
     # clicked, not converted) that was kept. Scores are corrected for it, so test and validation are traffic as it comes.

@@ -167,7 +167,8 @@ def _compare(
     keys = tuple(dict.fromkeys((*([ask.by] if ask.by else []), *ask.groups.values())))
     joint = read((folders[0], folders[1]), config.tasks, config.data.labels, config.data.weight, keys, slicings)
     replicates = replicates_for(joint, replicates)
-    tasks = task_differences(joint, ask.by, ask.groups, config.metrics.ndcg_at, replicates)
+    cuts = tuple(k for k in config.metrics.ndcg_at if k in other.metrics.ndcg_at)
+    tasks = task_differences(joint, ask.by, ask.groups, cuts, replicates)
     slices = slice_differences(joint, ask.by, {s.name: s.names for s in slicings}, replicates)
     digest = ask.dataset.manifest.digest
     warnings = [
@@ -223,4 +224,7 @@ def _unequal(configs: tuple[Config, Config], made: tuple[Commit, Commit]) -> lis
         warnings.append(
             f"data.weight differs (`{a.weight or 'none'}` and `{b.weight or 'none'}`); rows weigh here what A says"
         )
+    cuts = [list(config.metrics.ndcg_at) for config in configs]
+    if cuts[0] != cuts[1]:
+        warnings.append(f"metrics.ndcg_at differs ({cuts[0]} and {cuts[1]}); NDCG is told at the cuts that both have")
     return warnings
