@@ -58,7 +58,7 @@ class DataConfig(Section):
     )
     labels: Annotated[tuple[str, ...], Field(min_length=1)] = ("click", "conversion")
     funnel: bool = True
-    weight: str | None = None  # column with a non-negative weight per row; none: every row weighs 1
+    weight: str | None = None  # column with a weight per row, 0 or 2**-20 to 2**10; none: every row weighs 1
     violations: Literal["reject", "drop"] = "reject"
     leaks: Literal["reject", "warn"] = "reject"  # a feature that tells a label without an error on the first steps
     # Down-sampled training logs, one number a label: the share of the rows that stop short of this label (not clicked;
@@ -445,8 +445,13 @@ class Config(Section):
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """What is reported for the funnel: `ctr`, `cvr`, `ctcvr` for two labels; else P(b|a) and P(b) by label."""
+        """What is reported for the funnel: `ctr`, `cvr`, `ctcvr` for two labels; else P(b|a) and P(b) by label.
+
+        Labels that are no funnel: each by its name.
+        """
         labels = self.data.labels
+        if not self.data.funnel:
+            return labels
         if len(labels) == 2:
             return ("ctr", "cvr", "ctcvr")
         rest = [name for before, label in pairwise(labels) for name in (f"{label}|{before}", label)]

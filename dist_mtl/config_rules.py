@@ -144,6 +144,8 @@ def _head(config: "Config") -> Iterator[str]:
             "model.head: `independent` is for labels of which none implies another; set data.funnel = false if that is "
             "so, else use 'ctcvr', which has the same towers and losses and is read as a funnel"
         )
+    if not data.funnel and data.kept is not None:
+        yield "data.kept: shares kept by level need a funnel, and data.funnel is false; remove it"
     if not data.funnel and data.violations == "drop":
         yield "data.violations: with data.funnel = false no row can break the funnel; remove it"
     if model.counterfactual is not None:

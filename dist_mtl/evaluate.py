@@ -1,10 +1,9 @@
 """A dataset and the weights at hand -> every task's metrics on its own space, by slice, and within users or searches."""
 
 import math
-import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from dist_mtl.checkpoint import store
 from dist_mtl.config import Config, RunConfig, SelectConfig
 from dist_mtl.data.keys import check_key, keys_of
 from dist_mtl.data.loader import Dataset
-from dist_mtl.errors import ConfigError, DataError, NonFiniteError
+from dist_mtl.errors import ConfigError, DataError
 from dist_mtl.metrics.exchange import GroupedScores
 from dist_mtl.metrics.grouped import GroupMetrics
 from dist_mtl.metrics.histogram import LogitHistogram
@@ -24,8 +23,6 @@ from dist_mtl.metrics.task import TaskMetrics, compute
 from dist_mtl.parallel.runtime import Runtime, runtime
 from dist_mtl.parallel.shard import ShardedModel
 from dist_mtl.scoring import AS_IT_IS, Adjustment, Scored, find, score
-
-SCRATCH = "scratch"  # below the run's folder: rows of group metrics that do not fit into memory
 
 
 @dataclass(frozen=True)
@@ -129,23 +126,19 @@ class _Sums:
 
     def __init__(self, test: TestSet, config: Config, rt: Runtime, scratch: ExitStack) -> None:
         self._test, self._config, self._rt = test, config, rt
-        tasks = len(config.tasks)
-        self._whole = LogitHistogram(tasks, rt.device)
-        self._sliced = [SlicedHistograms(slicing, tasks, rt.device) for slicing in test.slicings]
+        tasks, weighted = len(config.tasks), config.data.weight is not None
+        self._whole = LogitHistogram(tasks, rt.device, weighted=weighted)
+        self._sliced = [SlicedHistograms(slicing, tasks, rt.device, weighted) for slicing in test.slicings]
         self._grouped: list[tuple[str, str, GroupedScores]] = []
-        if test.groups:
-            folder = rt.all_ranks(lambda: _scratch(config.run.dir, scratch))
-            for index, (name, column) in enumerate(test.groups):
-                grouped = scratch.enter_context(GroupedScores(tasks, config.metrics.ndcg_at, rt, folder / str(index)))
-                self._grouped.append((name, column, grouped))
-        self._counts = torch.zeros(3, dtype=torch.int64, device=rt.device)
+        for name, column in test.groups:
+            grouped = GroupedScores(tasks, config.metrics.ndcg_at, rt, Path(config.run.dir))
+            self._grouped.append((name, column, scratch.enter_context(grouped)))
+        self._counts = torch.zeros(2, dtype=torch.int64, device=rt.device)
 
     def add(self, scored: Scored) -> None:
         """Count a batch."""
         logits_BM, labels_BM, weights_BM = scored.readings.columns
-        self._counts += self._counts.new_tensor([scored.dropped, scored.clamped, 0])
-        self._counts[2] += (~logits_BM.isfinite()).sum()
-        logits_BM = logits_BM.nan_to_num()
+        self._counts += self._counts.new_tensor([scored.dropped, scored.clamped])
         self._whole.update(logits_BM, labels_BM, weights_BM)
         for sliced in self._sliced:
             sliced.update(scored.carried.table.column(sliced.slicing.column), logits_BM, labels_BM, weights_BM)
@@ -161,9 +154,7 @@ class _Sums:
         histograms = [self._whole, *(sliced.histogram for sliced in self._sliced)]
         for sums in (self._counts, *(t for histogram in histograms for t in histogram.tensors)):
             self._rt.all_reduce(sums)
-        dropped, clamped, bad = self._counts.tolist()
-        if bad:
-            self._rt.all_ranks(lambda: _refuse_scores(bad))
+        dropped, clamped = self._counts.tolist()
         tasks, dataset = self._config.tasks, self._test.dataset
         groups = {name: dict(zip(tasks, grouped.compute(), strict=True)) for name, _, grouped in self._grouped}
         return Evaluation(
@@ -175,28 +166,6 @@ class _Sums:
             slices={sliced.slicing.name: sliced.compute(tasks) for sliced in self._sliced},
             groups=groups,
         )
-
-
-def _scratch(run_dir: str, stack: ExitStack) -> Path:
-    """A folder of this rank's own that goes when `stack` is closed."""
-    root = Path(run_dir) / SCRATCH
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        stack.callback(_remove_if_empty, root)  # called last: other ranks may still have theirs
-        return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="groups-", dir=root)))
-    except OSError as error:
-        raise DataError(
-            f"{root}: {error.strerror}; metrics.groups needs room there for rows that outgrow memory"
-        ) from None
-
-
-def _remove_if_empty(folder: Path) -> None:
-    with suppress(OSError):
-        folder.rmdir()
-
-
-def _refuse_scores(count: int) -> None:
-    raise NonFiniteError(f"{count} scores are not finite; train again from an older commit with lower learning rates")
 
 
 def evaluate_run(

@@ -1,11 +1,11 @@
-"""What a run says: one JSONL stream of events, and the lines for a person that are rendered from them. First rank only."""
+"""What a run says: a JSONL stream of events, and the lines for a person rendered from them. First rank only."""
 
 import json
 import math
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,20 +24,45 @@ from dist_mtl.tensorboard import TensorBoard
 STREAM = "events.jsonl"
 
 
+class Stream:
+    """`events.jsonl`: each event a line, in one write without a buffer, so that a fault belongs to its own event."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._file, self._torn = path, path.open("ab", buffering=0), False
+
+    def write(self, event: dict[str, Any]) -> None:
+        """Raises OSError."""
+        text = json.dumps(_json(event), allow_nan=False) + "\n"
+        line = memoryview((("\n" if self._torn else "") + text).encode())
+        left = line
+        while left:
+            left = left[self._file.write(left) :]
+            self._torn = 0 < len(left) < len(line)
+
+    def close(self) -> None:
+        self._file.close()
+
+
 class Observer:
-    """Takes events; writes `events.jsonl` below the run's folder and tells a person on stderr. Silent if not `speaking`."""
+    """Takes events; writes RUN/events.jsonl and tells a person on stderr. Silent if not `speaking`.
+
+    A folder that can not be written to is refused at the start. Later a full disk costs the events, not the training:
+    the first fault is told, the others are counted, and each event is tried anew, since there may be room again.
+    TensorBoard's file, which has no lines, ends with its first fault.
+    """
 
     def __init__(self, run: RunConfig, speaking: bool) -> None:
         self.speaking = speaking
         self.console = Console(stderr=True)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
-        self._stream = None
+        self._stream: Stream | None = None
+        self._lost = 0
         self._board = TensorBoard(run.dir) if speaking and run.tensorboard else None
         if speaking:
             try:
                 Path(run.dir).mkdir(parents=True, exist_ok=True)
-                self._stream = (Path(run.dir) / STREAM).open("a")
+                self._stream = Stream(Path(run.dir) / STREAM)
             except OSError as error:
                 raise ConfigError(f"run.dir = '{run.dir}': {error.strerror}; choose a folder to write to") from None
 
@@ -45,17 +70,32 @@ class Observer:
         """Record an event and render its line, if it has one."""
         if self._stream is None:
             return
-        self._stream.write(
-            json.dumps(_json({"event": name, "time": round(time.time(), 3), **fields}), allow_nan=False) + "\n"
-        )
-        self._stream.flush()
+        try:
+            self._stream.write({"event": name, "time": round(time.time(), 3), **fields})
+        except OSError as error:
+            self._lost += 1
+            if self._lost == 1:
+                why = f"{self._stream.path}: {error.strerror}"
+                self._say(f"warning      {why}; events are lost until it can be written again, training goes on")
         if self._board is not None:
-            self._board.event(name, fields)
+            self._on_board(lambda: self._board.event(name, fields))
         if name == "step" and self._bar is not None:
             self._bar.update(self._task, completed=fields["step"], rest=_step_line(fields))
         elif (line := _line(name, fields)) is not None:
-            # Plain print: rich would wrap a line in a log at 80 columns.
-            self._bar.console.print(line, markup=False) if self._bar else print(line, file=sys.stderr, flush=True)
+            self._say(line)
+
+    def _on_board(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except OSError as error:
+            board, self._board = self._board, None
+            with suppress(OSError):  # it closes the file, but can not write the rest either
+                board.close()
+            self._say(f"warning      TensorBoard: {error.strerror}; its scalars end here, training goes on")
+
+    def _say(self, line: str) -> None:
+        # Plain print: rich would wrap a line in a log at 80 columns.
+        self._bar.console.print(line, markup=False) if self._bar else print(line, file=sys.stderr, flush=True)
 
     @contextmanager
     def progress(self, done: int, total: int) -> Iterator[None]:
@@ -70,11 +110,13 @@ class Observer:
         self._bar = None
 
     def close(self) -> None:
-        """Close the streams."""
+        """Close the streams, and tell how many events were lost."""
         if self._stream is not None:
             self._stream.close()
+        if self._lost:
+            self._say(f"warning      {self._lost:,} events could not be written to {self._stream.path}")
         if self._board is not None:
-            self._board.close()
+            self._on_board(self._board.close)
 
 
 def _json(value: Any) -> Any:
@@ -156,7 +198,7 @@ def write_json(path: str, found: Any) -> None:
 
 
 def print_table(evaluation: Evaluation, title: str) -> None:
-    """The end-of-run tables on stdout: each task on its own space; then by slice, and within groups, if there are any."""
+    """The end-of-run tables on stdout: each task on its own space; then by slice and within groups, if any."""
     console = Console(width=None if sys.stdout.isatty() else 120)
     table = _table(title, ["task", *_columns(bool(evaluation.ceiling))])
     for name, m in evaluation.tasks.items():

@@ -32,7 +32,7 @@ class Pace:
 
     def __init__(self, config: Config, rt: Runtime, observer: Observer, steps: int, terms: tuple[str, ...]) -> None:
         self._config, self._rt, self._observer, self._steps, self._terms = config, rt, observer, steps, terms
-        self.window = TrainingWindow(len(config.tasks), rt)
+        self.window = TrainingWindow(len(config.tasks), rt, weighted=config.data.weight is not None)
         self.watch = Stopwatch()
         self._started = time.monotonic()
         self.resumed(Progress())

@@ -4,12 +4,14 @@ Rank r writes the files part-RRRRR-*; together they stand in the order of the da
 number in the dataset), the columns kept, and for every task logit_TASK and p_TASK (float32).
 """
 
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -22,12 +24,14 @@ from dist_mtl.checkpoint import store
 from dist_mtl.config import Config, RunConfig
 from dist_mtl.data import manifest
 from dist_mtl.data.loader import Dataset
+from dist_mtl.data.manifest import Manifest
 from dist_mtl.data.writer import Files
-from dist_mtl.errors import DataError, DistMtlError, NonFiniteError
+from dist_mtl.errors import DataError
 from dist_mtl.metrics.slices import column_of
 from dist_mtl.parallel.runtime import Runtime, runtime
 from dist_mtl.scoring import Scored, Trained, find, score
 
+T = TypeVar("T")
 ABOUT = "predictions.json"
 ROW = "row_number"
 
@@ -44,7 +48,9 @@ class Predictions:
     tasks: tuple[str, ...]
     labels: tuple[str, ...]  # empty: the dataset has none
     weight: str | None
+    columns: tuple[str, ...]  # of the dataset, kept beside the scores
     adjusted: bool  # corrected for sampling, recalibrated
+    fingerprint: str  # of all that decides the scores
     world: int
 
 
@@ -54,8 +60,8 @@ def predict_run(
     """Score the dataset `data` by a commit of a run into the new folder `out`, itself a dataset. All ranks.
 
     `keep`: columns that are kept beside the labels and the columns of the run's `metrics`. `which` and `raw` as in
-    `scoring.find`. Raises DataError: `out` exists, a column is missing, the disk refuses; NonFiniteError for a score that
-    is not finite. All on every rank; `out` is then not there.
+    `scoring.find`. Raises DataError: `out` exists, a column is missing, the disk refuses; NonFiniteError for a score
+    that is not finite. All on every rank, at the end of a window at the latest; `out` is then not there.
     """
     with runtime(RunConfig(dir=run_dir)) as rt:
         trained = find(run_dir, which, (), raw, rt)
@@ -71,8 +77,24 @@ def predict(trained: Trained, run_dir: str, data: str, out: Path, keep: Sequence
     model = build_for_scoring(config, rt)
     store.load(model, trained.folder, weights_only=True)
     staged = out.parent / f".staged-{out.name}"
-    labelled = dataset.encoder.labelled
-    about = Predictions(
+    about = rt.from_first(lambda: _about(trained, run_dir, data, dataset, rt.size))
+    rt.from_first(lambda: on_disk(staged, _stage, staged))
+    try:
+        part = _Part(staged, rt.rank)
+        for scored in score(model, dataset, config, rt, trained.adjustment, part.check):
+            part.add(scored, config.tasks)
+        # Each rank has hashed its own files by now: however large they are, none waits long for the first to publish.
+        parts = rt.gather(rt.all_ranks(part.close))
+        rt.from_first(lambda: on_disk(staged, _publish, staged, out, parts, about))
+    finally:
+        if rt.world.is_first:
+            shutil.rmtree(staged, ignore_errors=True)
+    return about
+
+
+def _about(trained: Trained, run_dir: str, data: str, dataset: Dataset, world: int) -> Predictions:
+    config, labelled = trained.config, dataset.encoder.labelled
+    return Predictions(
         run=run_dir,
         step=commits.read(trained.folder).step,
         data=data,
@@ -81,20 +103,27 @@ def predict(trained: Trained, run_dir: str, data: str, out: Path, keep: Sequence
         tasks=config.tasks,
         labels=config.data.labels if labelled else (),
         weight=config.data.weight if labelled else None,
+        columns=dataset.carry,
         adjusted=any((trained.adjustment.kept, *trained.adjustment.maps)),
-        world=rt.size,
+        fingerprint=fingerprint(trained, dataset.manifest.digest),
+        world=world,
     )
-    rt.from_first(lambda: on_disk(_stage, staged))
-    try:
-        part = _Part(staged, rt.rank)
-        for scored in score(model, dataset, config, rt, trained.adjustment):
-            part.add(scored, config.tasks)
-        rt.all_ranks(part.close)
-        rt.from_first(lambda: on_disk(_publish, staged, out, about))
-    finally:
-        if rt.world.is_first:
-            shutil.rmtree(staged, ignore_errors=True)
-    return about
+
+
+def fingerprint(trained: Trained, digest: str) -> str:
+    """Of all that decides the scores of these data, but for the number of ranks, which moves a logit by 2e-5 at most.
+
+    With the time of the commit: a run made afresh may have one of the same step and the same description.
+    """
+    description = trained.folder / commits.NAME
+    told = {
+        "commit": hashlib.sha256(description.read_bytes()).hexdigest(),
+        "made": description.stat().st_mtime_ns,
+        "adjustment": asdict(trained.adjustment),
+        "data": digest,
+        "versions": commits.versions(),
+    }
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def _open(data: str, config: Config, keep: Sequence[str], rt: Runtime) -> Dataset:
@@ -116,25 +145,28 @@ def _refuse_taken(dataset: Dataset, config: Config) -> None:
 
 
 class _Part:
-    """One rank's files. The first fault is kept until `close`: to raise it between steps would leave the others waiting."""
+    """One rank's files. The first fault is kept for `check`: to raise it between two would leave the others waiting."""
 
     def __init__(self, folder: Path, rank: int) -> None:
-        self._files = Files(folder, f"part-{rank:05d}")
-        self._fault: DistMtlError | None = None
+        self._folder, self._files = folder, Files(folder, f"part-{rank:05d}")
+        self._fault: DataError | None = None
 
     def add(self, scored: Scored, tasks: Sequence[str]) -> None:
         """Write the rows of a batch."""
         if self._fault is None:
             try:
-                on_disk(lambda: self._files.add(_table(scored, tasks)))
-            except DistMtlError as error:
+                on_disk(self._folder, lambda: self._files.add(_table(scored, tasks)))
+            except DataError as error:
                 self._fault = error
 
-    def close(self) -> None:
-        """End the last file. Raises the first fault."""
-        on_disk(self._files.close)
+    def check(self) -> None:
+        """Raise the first fault, if there is one."""
         if self._fault is not None:
             raise self._fault
+
+    def close(self) -> Manifest:
+        """End the last file, and list them all. Raises DataError."""
+        return on_disk(self._folder, lambda: manifest.joined(self._folder, self._files.close()))
 
 
 def _table(scored: Scored, tasks: Sequence[str]) -> pa.Table:
@@ -142,10 +174,6 @@ def _table(scored: Scored, tasks: Sequence[str]) -> pa.Table:
     table, first = scored.carried.table, scored.carried.first_row
     rows = scored.carried.num_rows
     logits_NM = scored.readings.logits_BM[:rows].float().cpu()
-    if bad := int((~logits_NM.isfinite()).sum()):
-        raise NonFiniteError(
-            f"row {first} or one of the {rows} from it on: {bad} scores are not finite; score by an older commit"
-        )
     columns = {ROW: pa.array(np.arange(first, first + rows))}
     columns |= {name: table.column(name) for name in table.column_names}
     columns |= {f"logit_{task}": pa.array(logits_NM[:, m].numpy()) for m, task in enumerate(tasks)}
@@ -164,20 +192,20 @@ def _stage(staged: Path) -> None:
     staged.mkdir(parents=True)
 
 
-def _publish(staged: Path, out: Path, about: Predictions) -> None:
+def _publish(staged: Path, out: Path, parts: Sequence[Manifest], about: Predictions) -> None:
     """Make the folder a dataset and give it its name: complete, or not there."""
-    manifest.write(staged, manifest.build(staged))
+    manifest.write(staged, manifest.joined(staged, parts))
     (staged / ABOUT).write_text(json.dumps(asdict(about), indent=1) + "\n")
     os.rename(staged, out)
 
 
-def on_disk(action: Callable[..., None], *arguments: object) -> None:
-    """Run `action`; what the disk refuses is a DataError."""
+def on_disk(folder: Path, action: Callable[..., T], *arguments: object) -> T:
+    """Run `action`, which writes to `folder`; what the disk refuses is a DataError."""
     try:
-        action(*arguments)
+        return action(*arguments)
     except (OSError, pa.ArrowException) as error:
-        place = getattr(error, "filename", None) or "predictions"
-        raise DataError(f"{place}: can not be written: {getattr(error, 'strerror', None) or error}") from None
+        place, reason = getattr(error, "filename", None) or folder, getattr(error, "strerror", None) or error
+        raise DataError(f"{place}: can not be written: {reason}; make room there, or choose another folder") from None
 
 
 def read_about(folder: str | Path) -> Predictions:

@@ -1,59 +1,104 @@
 """Fit each task's recalibration on a held-out dataset, and store it with the commit that it was fitted for."""
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from torch import Tensor
 
 from dist_mtl.assemble import build_for_scoring, check_world, open_to_score
 from dist_mtl.checkpoint import format as commits
 from dist_mtl.checkpoint import store
-from dist_mtl.config import RunConfig
-from dist_mtl.errors import DataError
+from dist_mtl.config import Config, RunConfig
+from dist_mtl.data import manifest
+from dist_mtl.data.loader import Dataset
+from dist_mtl.errors import ConfigError, DataError
 from dist_mtl.evaluate import Evaluation, TestSet, evaluate
+from dist_mtl.hints import nearest
 from dist_mtl.metrics.histogram import LogitHistogram
-from dist_mtl.metrics.recalibration import Recalibration, fit_isotonic, fit_platt
-from dist_mtl.parallel.runtime import runtime
-from dist_mtl.scoring import find, score
+from dist_mtl.metrics.recalibration import Fit, Method, Recalibration, fit
+from dist_mtl.parallel.runtime import Runtime, runtime
+from dist_mtl.parallel.shard import ShardedModel
+from dist_mtl.scoring import Adjustment, Trained, find, score
 
 
-Method = Literal["platt", "isotonic"]
+@dataclass(frozen=True)
+class Recalibrated:
+    """The evaluations on the fitted rows before and after, the file, and a line for each thing that one should know."""
+
+    before: Evaluation
+    after: Evaluation
+    path: Path
+    warnings: tuple[str, ...]
 
 
 def recalibrate_run(
-    run_dir: str, data: str, method: Method, which: str = "best"
-) -> tuple[Evaluation, Evaluation, Path]:
-    """Fit on `data`, which must be neither trained on nor the test set. All ranks, one pass; the maps are the same bits.
+    run_dir: str, data: str, method: Method, which: str = "best", tasks: Sequence[str] = ()
+) -> Recalibrated:
+    """Fit on `data`, which must be neither trained on nor tested on. All ranks, one pass; the maps are the same bits.
 
-    Returns the evaluations on `data` before and after, and the file. Maps of an earlier fit are replaced. Raises
-    CheckpointError, DataError (too few positives, see metrics.recalibration).
+    `tasks`: by default all. A task whose rows teach no map (see metrics.recalibration) stays as it is, with a warning.
+    Maps of an earlier fit are replaced as a whole. Raises ConfigError: no such task; CheckpointError; DataError: rows
+    that were trained on, or no task has a map; NonFiniteError. All on every rank, and nothing is stored.
     """
     with runtime(RunConfig(dir=run_dir)) as rt:
-        trained = find(run_dir, which, (), raw=False, rt=rt)
-        config, corrected = trained.config, replace(trained.adjustment, maps=())
+        trained = find(run_dir, which, (), raw=True, rt=rt)  # a damaged earlier fit is no reason not to fit
+        config = trained.config
+        rt.all_ranks(lambda: _check_tasks(tasks, config))
         check_world(config)
         dataset = open_to_score(data, config, rt)
+        warnings = rt.from_first(lambda: _check_rows(trained, run_dir, dataset))
         model = build_for_scoring(config, rt)
         store.load(model, trained.folder, weights_only=True)
-        histogram = LogitHistogram(len(config.tasks), rt.device)
-        for scored in score(model, dataset, config, rt, corrected):
-            histogram.update(*scored.readings.columns)
-        for sums in histogram.tensors:
-            rt.all_reduce(sums)
-        maps: dict[str, Recalibration] = rt.all_ranks(
-            lambda: {t: fit(method, bins_2K, t) for t, bins_2K in zip(config.tasks, histogram.counts(), strict=True)}
+        plain = Adjustment(config.data.kept)
+        bins = dict(zip(config.tasks, _bins(model, dataset, config, rt, plain), strict=True))
+        maps, skipped = rt.all_ranks(lambda: _fit(method, {t: bins[t] for t in tasks or config.tasks}, data))
+        positives = {task: float(bins[task][1].sum()) for task in maps}
+        found = Fit(method, data, dataset.manifest.digest, positives, maps)
+        path = rt.from_first(lambda: commits.write_recalibration(trained.folder, found))
+        mapped = replace(plain, maps=tuple(maps.get(task) for task in config.tasks))
+        before, after = (evaluate(model, TestSet(dataset, (), ()), config, rt, one) for one in (plain, mapped))
+    return Recalibrated(before, after, path, (*warnings, *skipped))
+
+
+def _check_tasks(tasks: Sequence[str], config: Config) -> None:
+    for task in tasks:
+        if task not in config.tasks:
+            hint = nearest(task, config.tasks) or f"there are {', '.join(config.tasks)}"
+            raise ConfigError(f"--tasks {task}: no task of this run; {hint}")
+
+
+def _check_rows(trained: Trained, run_dir: str, dataset: Dataset) -> list[str]:
+    """Raise DataError for rows that were trained on; a warning for those that the run is tested on."""
+    digest, test = dataset.manifest.digest, trained.config.data.test
+    if commits.read(trained.folder).manifest == digest:
+        raise DataError(
+            f"{dataset.folder}: {run_dir} was trained on these very rows, on which its scores are better than on any "
+            f"others; recalibrate on rows that were held out"
         )
-        path = rt.from_first(lambda: commits.write_recalibration(trained.folder, maps))
-        test = TestSet(dataset, (), ())
-        adjusted = replace(corrected, maps=tuple(maps.values()))
-        before, after = (evaluate(model, test, config, rt, one) for one in (corrected, adjusted))
-    return before, after, path
+    if test is not None and (Path(test) / manifest.NAME).exists() and manifest.read(test).digest == digest:
+        return [f"{dataset.folder} is data.test of {run_dir}: logloss, NE and PCOC on it are flattered from now on"]
+    return []
 
 
-def fit(method: Method, bins_2K: Tensor, task: str) -> Recalibration:
-    """The map of one task. Raises DataError that names it."""
-    try:
-        return fit_platt(bins_2K) if method == "platt" else fit_isotonic(bins_2K)
-    except DataError as error:
-        raise DataError(f"{task}: {error}") from None
+def _bins(model: ShardedModel, dataset: Dataset, config: Config, rt: Runtime, adjustment: Adjustment) -> Tensor:
+    """The rows of all ranks by task, class and bin of the logit."""
+    histogram = LogitHistogram(len(config.tasks), rt.device)
+    for scored in score(model, dataset, config, rt, adjustment):
+        histogram.update(*scored.readings.columns)
+    for sums in histogram.tensors:
+        rt.all_reduce(sums)
+    return histogram.counts()
+
+
+def _fit(method: Method, by_task: dict[str, Tensor], data: str) -> tuple[dict[str, Recalibration], list[str]]:
+    """The maps, and why the other tasks have none. Raises DataError if no task has one."""
+    maps, reasons = {}, []
+    for task, bins_2K in by_task.items():
+        try:
+            maps[task] = fit(method, bins_2K)
+        except DataError as error:
+            reasons.append(f"{task}: {error}")
+    if not maps:
+        raise DataError("\n".join([*reasons, f"{data} gives no task a map, so nothing was stored"]))
+    return maps, [f"{reason}. It stays as it is" for reason in reasons]

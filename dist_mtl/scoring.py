@@ -1,7 +1,8 @@
 """Rows -> scores, with the weights at hand: what evaluation and prediction share, so that they agree to the bit."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,9 +13,10 @@ from dist_mtl.checkpoint import store
 from dist_mtl.config import Config, RunConfig
 from dist_mtl.config_file import parse
 from dist_mtl.data.batch import Batch, Carried
+from dist_mtl.data.funnel import spaces
 from dist_mtl.data.loader import Dataset
-from dist_mtl.errors import ConfigError
-from dist_mtl.metrics.recalibration import Recalibration
+from dist_mtl.errors import ConfigError, NonFiniteError
+from dist_mtl.metrics.recalibration import Fit, Recalibration
 from dist_mtl.model.correction import undo_sampling
 from dist_mtl.model.mtl import Outputs
 from dist_mtl.model.tower import funnel, logit_of
@@ -25,7 +27,7 @@ from dist_mtl.parallel.shard import ShardedModel
 
 @dataclass(frozen=True)
 class Adjustment:
-    """What is done to the network's probabilities: the correction for down-sampled logs, then each task's recalibration."""
+    """What is done to the network's probabilities: the correction for down-sampled logs, then each task's map."""
 
     kept: tuple[float, ...] | None = None
     maps: tuple[Recalibration | None, ...] = ()  # by task; empty: none
@@ -49,15 +51,16 @@ class Readings:
 
 
 def read(outputs: Outputs, batch: Batch, head: str, adjustment: Adjustment = AS_IT_IS) -> Readings:
-    """What the towers say of a batch. P(b|a) counts on the rows whose label a is set, P(b) on all impressions."""
+    """What the towers say of a batch: each task on its own space."""
     chances = funnel(outputs.logits_BT.detach(), head)
     if adjustment.kept is not None:
         chances = undo_sampling(chances, adjustment.kept)
-    logs, labels, weights = [chances.joint_BT[:, 0]], [batch.labels_BT[:, 0]], [batch.weight_B]
-    for t in range(1, batch.labels_BT.shape[1]):
-        logs += [chances.conditional_BT[:, t], chances.joint_BT[:, t]]
-        labels += [batch.labels_BT[:, t]] * 2
-        weights += [batch.weight_B * batch.labels_BT[:, t - 1], batch.weight_B]
+    logs, labels, weights = [], [], []
+    for space in spaces(batch.labels_BT.shape[1], head != "independent"):
+        everywhere = space.given is None
+        logs.append((chances.joint_BT if everywhere else chances.conditional_BT)[:, space.label])
+        labels.append(batch.labels_BT[:, space.label])
+        weights.append(batch.weight_B if everywhere else batch.weight_B * batch.labels_BT[:, space.given])
     logits_BM = logit_of(torch.stack(logs, dim=1))
     for m, recalibrated in enumerate(adjustment.maps):
         if recalibrated is not None:
@@ -67,7 +70,7 @@ def read(outputs: Outputs, batch: Batch, head: str, adjustment: Adjustment = AS_
 
 @dataclass(frozen=True)
 class Scored:
-    """A batch that was scored; `carried` holds its rows without the padding."""
+    """A batch that was scored; `carried` holds its rows without the padding. Its logits are finite."""
 
     readings: Readings
     carried: Carried
@@ -75,20 +78,50 @@ class Scored:
     clamped: int
 
 
+def _nothing() -> None:
+    """What a consumer checks who can not fail."""
+
+
 @torch.no_grad()
 def score(
-    model: ShardedModel, dataset: Dataset, config: Config, rt: Runtime, adjustment: Adjustment
+    model: ShardedModel,
+    dataset: Dataset,
+    config: Config,
+    rt: Runtime,
+    adjustment: Adjustment,
+    check: Callable[[], None] = _nothing,
 ) -> Iterator[Scored]:
-    """One pass over a dataset that was opened to be scored, batch by batch. The model's mode is restored at the end."""
-    was_training = model.module.training
+    """One pass over a dataset that was opened to be scored, batch by batch. The model's mode is restored at the end.
+
+    The ranks agree at the end of each window, not at each step: there all raise NonFiniteError if a score of one was
+    not finite (until then a finite number stands in its place), and what `check` raises on one: a consumer can keep a
+    fault of its own for it.
+    """
+    was_training, order = model.module.training, dataset.order
     model.module.eval()
     try:
+        start, bad = None, torch.zeros((), dtype=torch.int64, device=rt.device)
         for batch in batches(dataset, rt):
             batch = batch.to(rt.device)
-            readings = read(model.module(batch), batch, config.model.head, adjustment)
-            yield Scored(readings, batch.carried, batch.dropped, batch.clamped)
+            readings, rows = read(model.module(batch), batch, config.model.head, adjustment), batch.carried
+            start = rows.first_row if start is None else start
+            bad += (~readings.logits_BM[: rows.num_rows].isfinite()).sum()
+            finite = replace(readings, logits_BM=readings.logits_BM.nan_to_num())
+            yield Scored(finite, rows, batch.dropped, batch.clamped)
+            if batch.step % order.steps_per_window == 0 or batch.step == order.steps_per_epoch:
+                where = f"{dataset.folder}, rows {start:,} to {rows.first_row + rows.num_rows - 1:,}"
+                rt.all_ranks(partial(_check_window, where, int(bad), check))
+                start = None
     finally:
         model.module.train(was_training)
+
+
+def _check_window(where: str, bad: int, check: Callable[[], None]) -> None:
+    check()
+    if bad:
+        raise NonFiniteError(
+            f"{where}: {bad:,} scores are not finite; look for extreme values in these rows, or take an older commit"
+        )
 
 
 @dataclass(frozen=True)
@@ -98,6 +131,7 @@ class Trained:
     folder: Path
     config: Config
     adjustment: Adjustment
+    fit: Fit | None  # whose maps are part of the adjustment
 
 
 def find(run_dir: str, which: str, overrides: tuple[str, ...], raw: bool, rt: Runtime) -> Trained:
@@ -116,5 +150,8 @@ def _read(folder: Path, run_dir: str, overrides: tuple[str, ...], raw: bool) -> 
     config = parse(commits.read(folder).config, overrides, source=str(folder))
     # Where it was trained is not where it is scored: another folder, another device.
     config = config.model_copy(update={"run": RunConfig(dir=run_dir)})
-    maps = () if raw else tuple(commits.read_recalibration(folder).get(task) for task in config.tasks)
-    return Trained(folder, config, AS_IT_IS if raw else Adjustment(config.data.kept, maps))
+    if raw:
+        return Trained(folder, config, AS_IT_IS, None)
+    fit = commits.read_recalibration(folder)
+    maps = () if fit is None else tuple(fit.maps.get(task) for task in config.tasks)
+    return Trained(folder, config, Adjustment(config.data.kept, maps), fit)

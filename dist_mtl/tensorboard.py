@@ -2,6 +2,8 @@
 
 import math
 import re
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,17 +18,18 @@ INSTALL = "pip install tensorboardX"
 class TensorBoard:
     """Writes below RUN/tensorboard. Of a step trained twice, TensorBoard shows the later one.
 
-    Raises ConfigError where tensorboardX is not installed or the folder can not be written.
+    Not through tensorboardX's SummaryWriter: its thread ends at a full disk, and the queue to it then blocks for ever.
+    Raises ConfigError where tensorboardX is not installed or the folder can not be written; later, OSError.
     """
 
     def __init__(self, run_dir: str) -> None:
         try:
-            from tensorboardX import SummaryWriter  # an extra: a run without it must not need it
+            from tensorboardX import event_file_writer  # an extra: a run without it must not need it
         except ImportError:
             raise ConfigError(
                 f"run.tensorboard = true needs the package tensorboardX: `{INSTALL}`, or leave the key out"
             ) from None
-        self._writer_of = SummaryWriter
+        self._module: Any = event_file_writer
         self._folder = Path(run_dir) / FOLDER
         self._writer: Any = None
         try:
@@ -44,9 +47,8 @@ class TensorBoard:
             return
         if self._writer is None:
             self._open(1)  # what an earlier start without a commit may have left is void
-        for tag, x in found:
-            self._writer.add_scalar(NOT_IN_A_TAG.sub("-", tag), x, fields["step"])
-        self._writer.flush()
+        values = [{"tag": NOT_IN_A_TAG.sub("-", tag), "simple_value": x} for tag, x in found]
+        self._write(step=fields["step"], summary={"value": values})
 
     def _open(self, first_step: int) -> None:
         """Begin a file, which makes TensorBoard drop what older ones hold from `first_step` on.
@@ -54,14 +56,21 @@ class TensorBoard:
         The file's name begins with the second it is made in; the suffix tells two of the same second apart.
         """
         self.close()
-        suffix = f".{len(list(self._folder.iterdir())):04d}"
-        self._writer = self._writer_of(str(self._folder), purge_step=first_step, filename_suffix=suffix)
+        count = len(list(self._folder.iterdir()))
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{count:04d}"
+        self._writer = self._module.RecordWriter(str(self._folder / name))
+        self._write(file_version="brain.Event:2")
+        self._write(step=first_step, session_log={"status": "START"})
+
+    def _write(self, **fields: Any) -> None:
+        self._writer.write(self._module.event_pb2.Event(wall_time=time.time(), **fields).SerializeToString())
+        self._writer.flush()
 
     def close(self) -> None:
         """Close the file."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
 
 
 def scalars(name: str, fields: dict[str, Any]) -> Iterator[tuple[str, float | None]]:

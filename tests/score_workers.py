@@ -1,10 +1,16 @@
 """What the ranks of a case run to evaluate, predict and recalibrate; beside tests/workers.py."""
 
+import resource
 from pathlib import Path
 
-from dist_mtl.config import Config
+from dist_mtl.assemble import build_for_scoring, open_to_score
+from dist_mtl.config import Config, RunConfig
+from dist_mtl.errors import DataError, DistMtlError
 from dist_mtl.evaluate import Evaluation, evaluate_run
+from dist_mtl.parallel.runtime import runtime
+from dist_mtl.parallel.world import World
 from dist_mtl.predict import Predictions, predict_run
+from dist_mtl.scoring import find, score
 
 
 def whole(config: Config) -> Evaluation | None:
@@ -30,5 +36,36 @@ def recalibrated(run: str, data: str, method: str) -> tuple[Evaluation, Evaluati
     """The evaluations before and after a fit."""
     from dist_mtl.recalibrate import recalibrate_run
 
-    before, after, _ = recalibrate_run(run, data, method)
-    return before, after
+    done = recalibrate_run(run, data, method)
+    return done.before, done.after
+
+
+def predicted_on_a_full_disk(run: str, data: str, out: str, rank: int, most_bytes: int) -> tuple[str, str]:
+    """The error of this rank if the disk of rank `rank` takes no file of more than `most_bytes`."""
+    if World.from_env().rank == rank:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, resource.RLIM_INFINITY))
+    try:
+        predict_run(run, data, out)
+    except DistMtlError as error:
+        return type(error).__name__, str(error)
+    return "", ""
+
+
+def batches_until_a_fault(run: str, data: str, rank: int) -> tuple[int, str]:
+    """How many batches this rank has scored when it learns that rank `rank` had a fault with the first one."""
+    with runtime(RunConfig(dir=run, device="cpu")) as rt:
+        trained = find(run, "best", (), False, rt)
+        dataset = open_to_score(data, trained.config, rt)
+        model = build_for_scoring(trained.config, rt)
+        count = 0
+
+        def check() -> None:
+            if rt.rank == rank:
+                raise DataError("the first batch")
+
+        try:
+            for _ in score(model, dataset, trained.config, rt, trained.adjustment, check):
+                count += 1
+        except DistMtlError as error:
+            return count, str(error)
+        return count, ""

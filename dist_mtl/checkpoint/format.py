@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from dist_mtl.config import Config
 from dist_mtl.errors import CheckpointError
-from dist_mtl.metrics.recalibration import Recalibration
+from dist_mtl.metrics.recalibration import Fit
 from dist_mtl.selection import Selection
 
 NAME = "commit.json"
@@ -80,25 +80,25 @@ def read(folder: Path) -> Commit:
     return commit
 
 
-def read_recalibration(folder: Path) -> dict[str, Recalibration]:
-    """The recalibration of each task that was fitted for a commit; empty if none was. Raises CheckpointError."""
+def read_recalibration(folder: Path) -> Fit | None:
+    """The recalibration that was fitted for a commit; None if none was. Raises CheckpointError."""
     path = folder / RECALIBRATION
     try:
-        return TypeAdapter(dict[str, Recalibration]).validate_json(path.read_bytes())
+        return TypeAdapter(Fit).validate_json(path.read_bytes())
     except FileNotFoundError:
-        return {}
+        return None
     except (OSError, ValidationError) as error:
         raise CheckpointError(
             f"{path}: not a recalibration: {str(error).splitlines()[0]}; fit it again with launch/recalibrate.py"
         ) from None
 
 
-def write_recalibration(folder: Path, maps: dict[str, Recalibration]) -> Path:
-    """Store maps with a commit, complete or not at all; maps of an earlier fit are replaced. Raises CheckpointError."""
+def write_recalibration(folder: Path, fit: Fit) -> Path:
+    """Store a fit with a commit, complete or not at all; an earlier one goes as a whole. Raises CheckpointError."""
     path = folder / RECALIBRATION
     staged = path.with_suffix(".json.tmp")
     try:
-        staged.write_text(json.dumps({task: asdict(one) for task, one in maps.items()}, indent=1) + "\n")
+        staged.write_text(json.dumps(asdict(fit), indent=1) + "\n")
         staged.replace(path)
     except OSError as error:
         raise CheckpointError(f"{path}: can not be written: {error.strerror}") from None

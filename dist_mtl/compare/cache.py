@@ -1,35 +1,21 @@
 """Predictions of a run, made once: RUN/predictions/step-XXXXXXXXXX-<digest of the data>[-raw].
 
 They are used again for as long as they are those of this commit, of its recalibration and of these data, and hold the
-columns that are asked for. `compare.json` in the folder says so; the folder appears complete or not at all.
+columns that are asked for; their `predictions.json` says so. The folder appears complete or not at all.
 """
 
-import hashlib
-import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-
-from pydantic import TypeAdapter, ValidationError
 
 from dist_mtl.checkpoint import format as commits
 from dist_mtl.errors import DataError
 from dist_mtl.parallel.runtime import Runtime
-from dist_mtl.predict import on_disk, predict
+from dist_mtl.predict import fingerprint, on_disk, predict, read_about
 from dist_mtl.scoring import Trained
 
 FOLDER = "predictions"
-STAMP = "compare.json"
-
-
-@dataclass(frozen=True)
-class Stamp:
-    """What a folder of predictions was made from, and the columns that it was asked to keep."""
-
-    fingerprint: str
-    keep: tuple[str, ...]
 
 
 def predictions(
@@ -41,56 +27,35 @@ def predictions(
     """
     step = commits.read(trained.folder).step
     out = Path(run_dir) / FOLDER / f"step-{step:010d}-{digest[:12]}{'-raw' if raw else ''}"
-    wanted = rt.from_first(lambda: _plan(out, _fingerprint(trained.folder, digest, raw), keep))
+    wanted = rt.from_first(lambda: _wanted(out, fingerprint(trained, digest), keep))
     if wanted is None:
         return out
     fresh = out.parent / f".new-{out.name}"
     rt.from_first(lambda: shutil.rmtree(fresh, ignore_errors=True))  # of a killed attempt
-    predict(trained, run_dir, data, fresh, wanted.keep, rt)
-    rt.from_first(lambda: on_disk(_publish, fresh, out, wanted))
+    predict(trained, run_dir, data, fresh, wanted, rt)
+    rt.from_first(lambda: on_disk(out, _publish, fresh, out))
     return out
 
 
-def _plan(out: Path, fingerprint: str, keep: Sequence[str]) -> Stamp | None:
-    """The stamp of the predictions to make; None: `out` has it all."""
-    wanted = Stamp(fingerprint, tuple(keep))
+def _wanted(out: Path, scores: str, keep: Sequence[str]) -> tuple[str, ...] | None:
+    """The columns that the predictions to make must keep; None: `out` has them, and the scores of that fingerprint."""
     if not out.exists():
-        return wanted
-    there = _stamp(out)
-    if there.fingerprint != fingerprint:
-        return wanted
-    if set(keep) <= set(there.keep):
-        return None
-    # With the columns of before: two comparisons that take turns do not make them again each time.
-    return Stamp(fingerprint, tuple(dict.fromkeys((*keep, *there.keep))))
-
-
-def _stamp(out: Path) -> Stamp:
+        return tuple(keep)
     try:
-        return TypeAdapter(Stamp).validate_json((out / STAMP).read_bytes())
-    except (OSError, ValidationError):
+        there = read_about(out)
+    except DataError:
         raise DataError(
             f"{out}: stands where the predictions of a comparison would, but none made it; move or remove the folder"
         ) from None
+    if there.fingerprint != scores:
+        return tuple(keep)
+    if set(keep) <= set(there.columns):
+        return None
+    # With the columns of before: two comparisons that take turns do not make them again each time.
+    return tuple(dict.fromkeys((*keep, *there.columns)))
 
 
-def _fingerprint(commit: Path, digest: str, raw: bool) -> str:
-    """Of all that decides the scores. With the time of the commit: a run made afresh may have one of the same step."""
-    description = commit / commits.NAME
-    adjusted = {} if raw else commits.read_recalibration(commit)
-    told = {
-        "commit": hashlib.sha256(description.read_bytes()).hexdigest(),
-        "made": description.stat().st_mtime_ns,
-        "recalibration": {task: asdict(one) for task, one in sorted(adjusted.items())},
-        "raw": raw,
-        "data": digest,
-        "versions": commits.versions(),
-    }
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-
-
-def _publish(fresh: Path, out: Path, stamp: Stamp) -> None:
-    (fresh / STAMP).write_text(json.dumps(asdict(stamp), indent=1) + "\n")
+def _publish(fresh: Path, out: Path) -> None:
     old = out.parent / f".old-{out.name}"
     shutil.rmtree(old, ignore_errors=True)
     if out.exists():

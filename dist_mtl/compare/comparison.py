@@ -2,7 +2,7 @@
 
 import math
 import os.path
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -167,11 +167,12 @@ def _compare(
     keys = tuple(dict.fromkeys((*([ask.by] if ask.by else []), *ask.groups.values())))
     joint = read((folders[0], folders[1]), config.tasks, config.data.labels, config.data.weight, keys, slicings)
     replicates = replicates_for(joint, replicates)
-    tasks = task_differences(joint, ask.by, ask.groups, config.metrics.ndcg_at, replicates)
+    cuts = tuple(k for k in config.metrics.ndcg_at if k in other.metrics.ndcg_at)
+    tasks = task_differences(joint, ask.by, ask.groups, cuts, replicates)
     slices = slice_differences(joint, ask.by, {s.name: s.names for s in slicings}, replicates)
     digest = ask.dataset.manifest.digest
     warnings = [
-        *(warning for run, t, c in zip(runs, pair, made, strict=True) for warning in _seen(run, t, c, ask)),
+        *(warning for run, t, c in zip(runs, pair, made, strict=True) for warning in _seen(run, t, c, digest)),
         *_unequal((config, other), made),
         *words.sample_warnings(tasks, ask.by),
     ]
@@ -185,7 +186,7 @@ def _compare(
         rows=ask.dataset.manifest.num_rows,
         by=ask.by,
         replicates=replicates,
-        differences=differences((config, made[0]), (other, made[1])),
+        differences=differences((config, made[0]), (other, made[1]), (pair[0].fit, pair[1].fit)),
         tasks=tasks,
         slices=slices,
         verdict=Verdict(
@@ -194,15 +195,17 @@ def _compare(
     )  # fmt: skip
 
 
-def _seen(run: str, trained: Trained, commit: Commit, ask: _Question) -> list[str]:
-    """Whether a run has learnt, or was chosen, from the rows that it is judged by."""
-    if commit.manifest == ask.dataset.manifest.digest:
-        return [f"{run} was trained on these very rows; its metrics on them mean nothing. Compare on other rows"]
-    validation = trained.config.validation
-    chosen = commit.selection.best_step == commit.step and validation is not None
-    if chosen and os.path.normpath(validation) == os.path.normpath(ask.folder):
-        return [f"{run}: its best commit was selected on these rows, which flatters it. Compare on other rows"]
-    return []
+def _seen(run: str, trained: Trained, commit: Commit, digest: str) -> Iterator[str]:
+    """Whether a run has learnt, or was chosen or recalibrated, from the rows that it is judged by, in any folder."""
+    if commit.manifest == digest:
+        yield f"{run} was trained on these very rows; its metrics on them mean nothing. Compare on other rows"
+    if commit.selection.best_step == commit.step and commit.selection.validation == digest:
+        yield f"{run}: its best commit was selected on these rows, which flatters it. Compare on other rows"
+    if trained.fit is not None and trained.fit.digest == digest:
+        yield (
+            f"{run} was recalibrated on these rows, which flatters its logloss, NE and PCOC. Compare on other rows, or "
+            f"with --raw"
+        )
 
 
 def _unequal(configs: tuple[Config, Config], made: tuple[Commit, Commit]) -> list[str]:
@@ -221,4 +224,7 @@ def _unequal(configs: tuple[Config, Config], made: tuple[Commit, Commit]) -> lis
         warnings.append(
             f"data.weight differs (`{a.weight or 'none'}` and `{b.weight or 'none'}`); rows weigh here what A says"
         )
+    cuts = [list(config.metrics.ndcg_at) for config in configs]
+    if cuts[0] != cuts[1]:
+        warnings.append(f"metrics.ndcg_at differs ({cuts[0]} and {cuts[1]}); NDCG is told at the cuts that both have")
     return warnings

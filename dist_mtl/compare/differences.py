@@ -9,6 +9,7 @@ import torch
 
 from dist_mtl.checkpoint.format import Commit
 from dist_mtl.config import Config
+from dist_mtl.metrics.recalibration import Fit
 from dist_mtl.model.mtl import MultiTaskModel
 
 ABSENT = "(absent)"
@@ -26,7 +27,10 @@ class Change:
 
 @dataclass(frozen=True)
 class Differences:
-    """By dotted key, by table, by package; empty where the runs agree. The bytes are of the weights, by rank."""
+    """By dotted key, by table, by package; empty where the runs agree. The bytes are of the weights, by rank.
+
+    The configuration has the keys `recalibration.*` as well: what is done to the scores since the run ended.
+    """
 
     config: dict[str, Change] = field(default_factory=dict)
     plan: dict[str, Change] = field(default_factory=dict)
@@ -42,9 +46,13 @@ class Parameters:
     dense: int
 
 
-def differences(a: tuple[Config, Commit], b: tuple[Config, Commit]) -> Differences:
+def differences(
+    a: tuple[Config, Commit], b: tuple[Config, Commit], fits: tuple[Fit | None, Fit | None] = (None, None)
+) -> Differences:
     """What differs between two commits; configurations as they are parsed now, defaults included."""
     trees = [config.model_dump(mode="json", exclude=set(ELSEWHERE)) for config, _ in (a, b)]
+    for tree, fit in zip(trees, fits, strict=True):
+        tree["recalibration"] = _recalibration(fit)
     plans = [{row["table"]: placement(row) for row in commit.plan} for _, commit in (a, b)]
     return Differences(
         config=dict(_changes(*trees)),
@@ -52,6 +60,12 @@ def differences(a: tuple[Config, Commit], b: tuple[Config, Commit]) -> Differenc
         versions=dict(_changes(a[1].versions, b[1].versions)),
         bytes_by_rank=(bytes_by_rank(*a), bytes_by_rank(*b)),
     )
+
+
+def _recalibration(fit: Fit | None) -> dict[str, Any] | None:
+    if fit is None:
+        return None
+    return {"method": fit.method, "data": fit.data, "digest": fit.digest[:12], "tasks": list(fit.maps)}
 
 
 def _changes(a: Any, b: Any, prefix: str = "") -> Iterator[tuple[str, Change]]:

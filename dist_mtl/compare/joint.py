@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from dist_mtl.data import manifest as manifests
+from dist_mtl.data.funnel import broken, spaces
 from dist_mtl.data.keys import keys_of
 from dist_mtl.data.manifest import Manifest
 from dist_mtl.data.order import Span
@@ -63,14 +64,18 @@ class Joint:
     keys: dict[str, Keys]  # by column
     places: dict[str, np.ndarray]  # by the name of a slicing: int32, the slice of each row
 
+    @property
+    def is_funnel(self) -> bool:
+        """Whether a label implies the one before it; a funnel of T > 1 labels has tasks between them, too."""
+        return len(self.tasks) > len(self.labels_LN)
+
     def of(self, task: int) -> TaskRows:
-        """What counts for a task, as in `scoring.read`: P(b|a) on the rows whose label a is set, P(b) on all."""
-        label = (task + 1) // 2
-        counts_N = self.weights_N > 0
-        if task % 2:
-            counts_N &= self.labels_LN[label - 1]
+        """What counts for a task, on its own space."""
+        space, counts_N = spaces(len(self.labels_LN), self.is_funnel)[task], self.weights_N > 0
+        if space.given is not None:
+            counts_N &= self.labels_LN[space.given]
         rows_n = np.flatnonzero(counts_N)
-        columns = (self.a_MN[task], self.b_MN[task], self.labels_LN[label], self.weights_N.astype(np.float64))
+        columns = (self.a_MN[task], self.b_MN[task], self.labels_LN[space.label], self.weights_N.astype(np.float64))
         return TaskRows(*(column[rows_n] for column in columns), rows_n)
 
 
@@ -116,8 +121,8 @@ def _take(
         joint.labels_LN[place, rows] = _numbers(table, name) > 0
     if weight:
         joint.weights_N[rows] = _numbers(table, weight)
-    broken = (joint.labels_LN[1:, rows] > joint.labels_LN[:-1, rows]).any(axis=0)
-    joint.weights_N[rows][broken] = 0
+    if joint.is_funnel:
+        joint.weights_N[rows][broken(joint.labels_LN[:, rows].T).any(axis=1)] = 0
     for name, column in joint.keys.items():
         column.keys_N[rows], column.present_N[rows] = keys_of(table.column(name))
     for slicing in slicings:

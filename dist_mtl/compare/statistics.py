@@ -27,6 +27,7 @@ import numpy as np
 from scipy.special import expit
 
 from dist_mtl.compare.joint import Joint, Keys, TaskRows
+from dist_mtl.errors import InternalError
 from dist_mtl.metrics.bootstrap import ClusteredAuc, bootstrap
 from dist_mtl.metrics.grouped import group_values, row_weights
 from dist_mtl.metrics.paired import Paired, codes, holm, paired_delong, paired_means, paired_ratios
@@ -110,7 +111,13 @@ def task_differences(
 def slice_differences(
     joint: Joint, by: str | None, names: dict[str, tuple[str, ...]], replicates: int | None
 ) -> Slices:
-    """Every task in every slice of `names`: by the name of a slicing, its values. Slices without a row are left out."""
+    """Every task in every slice of `names`: by the name of a slicing, its values. Slices without a row are left out.
+
+    Raises InternalError if two slices of a column share a name.
+    """
+    for column, values in names.items():
+        if twice := sorted({value for value in values if values.count(value) > 1}):
+            raise InternalError(f"metrics.slices `{column}`: several slices are called {', '.join(twice)}")
     clusters_N = None if by is None else joint.keys[by].clusters()
     keys, plain = [], []
     for task, task_name in enumerate(joint.tasks if names else ()):
@@ -155,46 +162,12 @@ def auc(rows: TaskRows, clusters_n: np.ndarray | None, replicates: int | None) -
     if replicates is None or not both_classes:
         return paired_delong(rows.a_n, rows.b_n, rows.labels_n, clusters_n)
     codes_n = np.arange(len(rows.labels_n)) if clusters_n is None else codes(clusters_n)
-    if np.ptp(rows.weights_n) > 0:
-        a, b = (WeightedAuc.of(s_n, rows.labels_n, rows.weights_n, codes_n) for s_n in (rows.a_n, rows.b_n))
-    else:
-        a, b = (ClusteredAuc.of(s_n, rows.labels_n, codes_n) for s_n in (rows.a_n, rows.b_n))
+    weights_n = rows.weights_n if np.ptp(rows.weights_n) > 0 else None
+    a, b = (ClusteredAuc.of(s_n, rows.labels_n, codes_n, weights_n) for s_n in (rows.a_n, rows.b_n))
     clusters = int(codes_n.max()) + 1
     found = bootstrap(a, b, clusters, replicates)
     # Resampling a single cluster gives that cluster again and again, which is no certainty.
     return found if clusters > 1 else Paired(found.a, found.b, found.difference, *[math.nan] * 4)
-
-
-@dataclass(frozen=True)
-class WeightedAuc:
-    """`ClusteredAuc` of rows that weigh differently: pairs count as the product of their weights; a tie one half."""
-
-    clusters_n: np.ndarray  # of the negatives, in order of their scores
-    weights_n: np.ndarray
-    clusters_m: np.ndarray  # and of the positives
-    weights_m: np.ndarray
-    first_m: np.ndarray  # negatives below each positive
-    last_m: np.ndarray  # and those that are not above it
-    size: int
-
-    @classmethod
-    def of(
-        cls, scores_N: np.ndarray, labels_N: np.ndarray, weights_N: np.ndarray, codes_N: np.ndarray
-    ) -> "WeightedAuc":
-        order_N = np.argsort(scores_N, kind="stable")
-        order_m, order_n = order_N[labels_N[order_N]], order_N[~labels_N[order_N]]
-        first_m, last_m = (np.searchsorted(scores_N[order_n], scores_N[order_m], side) for side in ("left", "right"))
-        sides = codes_N[order_n], weights_N[order_n], codes_N[order_m], weights_N[order_m]
-        return cls(*sides, first_m, last_m, len(codes_N))
-
-    def __call__(self, weights_RG: np.ndarray) -> np.ndarray:
-        below_Rn = np.zeros((len(weights_RG), len(self.clusters_n) + 1))
-        np.cumsum(weights_RG[:, self.clusters_n] * self.weights_n, axis=1, out=below_Rn[:, 1:])
-        weights_Rm = weights_RG[:, self.clusters_m] * self.weights_m
-        wins_R = (weights_Rm * (below_Rn[:, self.first_m] + below_Rn[:, self.last_m])).sum(axis=1)
-        pairs_R = 2 * below_Rn[:, -1] * weights_Rm.sum(axis=1)
-        undefined_R = np.full(len(wins_R), math.nan)
-        return np.divide(wins_R, pairs_R, out=undefined_R, where=pairs_R != 0)
 
 
 def logloss(rows: TaskRows, clusters_n: np.ndarray | None) -> Paired:

@@ -13,11 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dist_mtl.config import BagFeature, BucketFeature, Config, DenseFeature, IdFeature
+from dist_mtl.data.funnel import broken
 from dist_mtl.data.hashing import hash_ids, hash_strings, key
 from dist_mtl.errors import DataError
 from dist_mtl.hints import nearest
 
 NO_ID = -1
+LEAST_WEIGHT, MOST_WEIGHT = 2.0**-20, 2.0**10  # of a row that counts: metrics sum weights and their squares as integers
 Where = Callable[[int], str]  # row number -> file and row, for messages
 
 
@@ -101,8 +103,7 @@ class Encoder:
         weight = np.zeros(count + 1, np.float32)
         weight[:count] = 1
         if self.labelled and (column := self.config.data.weight):
-            weight[:count] = _numbers(table, column, where, null=None)
-            _refuse(~(np.isfinite(weight) & (weight >= 0)), where, f"`{column}` is not a finite weight >= 0")
+            weight[:count] = _weights(table, column, where)
         weight[dropped] = 0
         return Rows(singles, bags, dense, labels, weight, dropped, clamped)
 
@@ -218,10 +219,10 @@ class Encoder:
             _refuse(bad, where, f"label `{name}` is {labels[bad, i][:1]}, not 0 or 1")
         if not self.config.data.funnel:
             return labels, np.zeros(len(labels), bool)
-        broken = labels[:, 1:] > labels[:, :-1]
-        dropped = broken.any(axis=1)
+        breaks = broken(labels)
+        dropped = breaks.any(axis=1)
         if self.config.data.violations == "reject" and dropped.any():
-            place = int(np.argmax(broken[dropped][0]))
+            place = int(np.argmax(breaks[dropped][0]))
             _refuse(
                 dropped,
                 where,
@@ -281,6 +282,16 @@ def _numbers(table: pa.Table, column: str, where: Where, null: float | None) -> 
     numbers = array.to_numpy(zero_copy_only=False)  # nulls become NaN
     if null is None:
         _refuse(np.isnan(numbers), where, f"`{column}` is NaN")
+    return numbers
+
+
+def _weights(table: pa.Table, column: str, where: Where) -> np.ndarray:
+    """Weights of rows as float64: 0, or what a sum over all rows has room for."""
+    numbers = _numbers(table, column, where, null=None)
+    bad = (numbers != 0) & ~((numbers >= LEAST_WEIGHT) & (numbers <= MOST_WEIGHT))
+    room = f"0 or {LEAST_WEIGHT:.2g} (2^-20) to {MOST_WEIGHT:g}"
+    advice = "only ratios of weights matter: divide all by their mean, and cap what is larger still"
+    _refuse(bad, where, f"`{column}` is {numbers[bad][:1]}, but a row may weigh {room}; {advice}")
     return numbers
 
 

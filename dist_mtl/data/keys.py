@@ -13,8 +13,9 @@ def check_key(name: str, kind: pa.DataType, source: str) -> None:
     whole = pa.types.is_integer(inner) or pa.types.is_boolean(inner) or pa.types.is_temporal(inner)
     if not (whole or pa.types.is_string(inner) or pa.types.is_large_string(inner)):
         raise DataError(
-            f"{source}: column `{name}` is {kind}; metrics by its values need whole numbers, strings, booleans or dates. "
-            f'For a number, declare a feature of kind = "bucket" and name that'
+            f"{source}: column `{name}` is {kind}; metrics by its values need whole numbers, strings, booleans or "
+            f'dates. For slices of a number, declare a feature of kind = "bucket" and name that; groups are users or '
+            f"searches, and need their ids"
         )
 
 

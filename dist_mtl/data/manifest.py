@@ -7,6 +7,7 @@ every file, the schema, and for synthetic logs the ceiling (the AUC of the true 
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -74,12 +75,27 @@ def build(folder: str | Path, ceiling: dict[str, float] | None = None) -> Manife
     if not paths:
         raise DataError(f"{folder}: no *.parquet file in it; write some, or correct data.train / data.test")
     with ThreadPoolExecutor() as pool:
-        files = tuple(pool.map(lambda p: _describe(folder, p), paths))
-    schemas = [schema_of(_footer(p).schema.to_arrow_schema()) for p in paths]
-    for path, schema in zip(paths, schemas, strict=True):
-        if schema != schemas[0]:
-            raise DataError(f"{path}: its columns differ from those of {paths[0]}: {_difference(schemas[0], schema)}")
-    return Manifest(VERSION, schemas[0], files, ceiling or {})
+        return joined(folder, list(pool.map(lambda p: of_file(folder, p), paths)), ceiling)
+
+
+def of_file(folder: Path, path: Path) -> Manifest:
+    """The dataset of one file below `folder`. Reads and hashes every byte. Raises DataError if it is not Parquet."""
+    footer = _footer(path)
+    name = path.relative_to(folder).as_posix()
+    file = DataFile(name, path.stat().st_size, sha256_of(path), _row_groups(footer))
+    return Manifest(VERSION, schema_of(footer.schema.to_arrow_schema()), (file,))
+
+
+def joined(folder: Path, parts: Sequence[Manifest], ceiling: dict[str, float] | None = None) -> Manifest:
+    """The files of one part or more, in their order, as one dataset. Raises DataError when two differ in schema."""
+    first = parts[0]
+    for part in parts:
+        if part.schema != first.schema:
+            raise DataError(
+                f"{folder / part.files[0].path}: its columns differ from those of {folder / first.files[0].path}: "
+                f"{_difference(first.schema, part.schema)}"
+            )
+    return Manifest(VERSION, first.schema, tuple(file for part in parts for file in part.files), ceiling or {})
 
 
 def write(folder: str | Path, manifest: Manifest) -> None:
@@ -91,7 +107,7 @@ def write(folder: str | Path, manifest: Manifest) -> None:
 
 
 def read(folder: str | Path) -> Manifest:
-    """The manifest of a dataset folder. Raises DataError when it is absent, malformed, newer, or names a path outside."""
+    """The manifest of a dataset folder. Raises DataError: it is absent, malformed, newer, or names a path outside."""
     path = Path(folder) / NAME
     try:
         manifest = TypeAdapter(Manifest).validate_json(path.read_bytes())
@@ -146,11 +162,6 @@ def sha256_of(path: Path) -> str:
     """The sha256 of a file, in hexadecimal."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _describe(folder: Path, path: Path) -> DataFile:
-    footer = _footer(path)
-    return DataFile(path.relative_to(folder).as_posix(), path.stat().st_size, sha256_of(path), _row_groups(footer))
 
 
 def _footer(path: Path) -> pq.FileMetaData:

@@ -27,7 +27,7 @@ def write_dataset(
     file_rows: int = FILE_ROWS,
     row_group_rows: int = ROW_GROUP_ROWS,
 ) -> manifest.Manifest:
-    """Write `tables` (one schema, any sizes) as `folder`, in files of `file_rows` rows. Streaming: memory holds one table.
+    """Write `tables` (one schema, any sizes) as `folder`, in files of `file_rows` rows. Memory holds one table.
 
     Raises DataError if `folder` exists already: a dataset is never overwritten.
     """
@@ -41,10 +41,10 @@ def write_dataset(
         files = Files(staged, "part", file_rows, row_group_rows)
         for table in tables:
             files.add(table)
-        files.close()
-        if not files.num_files:
+        parts = files.close()
+        if not parts:
             raise DataError(f"{folder.name}: nothing to write; the source has no rows")
-        listed = manifest.build(staged, ceiling)
+        listed = manifest.joined(staged, parts, ceiling)
         manifest.write(staged, listed)
         os.rename(staged, folder)
     finally:
@@ -55,7 +55,8 @@ def write_dataset(
 class Files:
     """Tables of one schema, of any sizes -> STEM-00000.parquet, STEM-00001.parquet, ... with full row groups.
 
-    Memory holds less than a row group and the table at hand. `close` ends the last file.
+    Memory holds less than a row group and the table at hand. Each file is read again and hashed as soon as it ends, so
+    that the end does not take the longer, the more files there are.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Files:
         self._pending: list[pa.Table] = []
         self._waiting = self._written = self._number = 0
         self._writer: pq.ParquetWriter | None = None
+        self._listed: list[manifest.Manifest] = []
 
     def add(self, table: pa.Table) -> None:
         """Take a table; what fills a row group is written."""
@@ -74,26 +76,31 @@ class Files:
         while self._waiting and self._waiting >= (rows := min(self._row_group_rows, self._file_rows - self._written)):
             self._flush(rows)
 
-    def close(self) -> None:
-        """Write the rest. Tables without a row still make a file, so that their schema is known."""
+    def close(self) -> list[manifest.Manifest]:
+        """Write the rest; describe each file. Tables without a row still make one, so that their schema is known."""
         if self._waiting or (self._number == 0 and self._pending):
             self._flush(self._waiting)
         if self._writer is not None:
-            self._writer.close()
-
-    @property
-    def num_files(self) -> int:
-        return self._number
+            self._end_file()
+        return self._listed
 
     def _flush(self, rows: int) -> None:
         table = pa.concat_tables(self._pending)
         if self._writer is None:
-            path = self._folder / f"{self._stem}-{self._number:05d}.parquet"
-            self._writer = pq.ParquetWriter(path, table.schema, compression="zstd", write_page_checksum=True)
             self._number += 1
+            self._writer = pq.ParquetWriter(self._path, table.schema, compression="zstd", write_page_checksum=True)
         self._writer.write_table(table.slice(0, rows), row_group_size=self._row_group_rows)
         self._pending = [table.slice(rows)] if rows < table.num_rows else []
         self._waiting, self._written = self._waiting - rows, self._written + rows
         if self._written >= self._file_rows:
-            self._writer.close()
-            self._writer, self._written = None, 0
+            self._end_file()
+
+    @property
+    def _path(self) -> Path:
+        """Of the file at hand."""
+        return self._folder / f"{self._stem}-{self._number - 1:05d}.parquet"
+
+    def _end_file(self) -> None:
+        self._writer.close()
+        self._writer, self._written = None, 0
+        self._listed.append(manifest.of_file(self._folder, self._path))

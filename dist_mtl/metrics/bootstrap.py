@@ -28,47 +28,38 @@ class WeightedMetric(Protocol):
 
 @dataclass(frozen=True)
 class ClusteredAuc:
-    """AUC of rows in clusters, sorted once; O(rows) for each replicate. A tie counts one half."""
+    """AUC of rows in clusters, sorted once; O(rows) for each replicate. A tie counts one half.
+
+    With weights of rows (none: all 1) a pair counts as the product of its two.
+    """
 
     clusters_n: np.ndarray  # of the negatives, in order of their scores
     clusters_m: np.ndarray  # and of the positives
     first_m: np.ndarray  # negatives below each positive
     last_m: np.ndarray  # and those that are not above it
+    weights_n: np.ndarray | None
+    weights_m: np.ndarray | None
     size: int
 
     @classmethod
-    def of(cls, scores_N: np.ndarray, labels_N: np.ndarray, clusters_N: np.ndarray) -> "ClusteredAuc":
+    def of(
+        cls, scores_N: np.ndarray, labels_N: np.ndarray, clusters_N: np.ndarray, weights_N: np.ndarray | None = None
+    ) -> "ClusteredAuc":
         positive_N, codes_N = np.asarray(labels_N) > 0, codes(clusters_N)
         order_N = np.argsort(scores_N, kind="stable")
         order_m, order_n = order_N[positive_N[order_N]], order_N[~positive_N[order_N]]
         first_m, last_m = (np.searchsorted(scores_N[order_n], scores_N[order_m], side) for side in ("left", "right"))
-        return cls(codes_N[order_n], codes_N[order_m], first_m, last_m, len(codes_N))
+        weights_n, weights_m = (None if weights_N is None else weights_N[order] for order in (order_n, order_m))
+        return cls(codes_N[order_n], codes_N[order_m], first_m, last_m, weights_n, weights_m, len(codes_N))
 
     def __call__(self, weights_RG: np.ndarray) -> np.ndarray:
-        below_Rn = np.zeros((len(weights_RG), len(self.clusters_n) + 1), np.int64)
-        np.cumsum(weights_RG.take(self.clusters_n, axis=1), axis=1, out=below_Rn[:, 1:])  # take: 6 times as fast as []
-        weights_Rm = weights_RG.take(self.clusters_m, axis=1)
+        weights_Rn = _weights_of_rows(weights_RG, self.clusters_n, self.weights_n)
+        weights_Rm = _weights_of_rows(weights_RG, self.clusters_m, self.weights_m)
+        below_Rn = np.zeros((len(weights_RG), len(self.clusters_n) + 1), weights_Rn.dtype)
+        np.cumsum(weights_Rn, axis=1, out=below_Rn[:, 1:])
         wins_R = (weights_Rm * (below_Rn.take(self.first_m, axis=1) + below_Rn.take(self.last_m, axis=1))).sum(axis=1)
         pairs_R = 2.0 * below_Rn[:, -1] * weights_Rm.sum(axis=1)
         return _divide(wins_R, pairs_R)
-
-
-@dataclass(frozen=True)
-class ClusteredRatio:
-    """A ratio of sums over rows in clusters: a mean (values over 1), or PCOC (predictions over labels)."""
-
-    numerators_G: np.ndarray
-    denominators_G: np.ndarray
-    size: int
-
-    @classmethod
-    def of(cls, numerators_N: np.ndarray, denominators_N: np.ndarray, clusters_N: np.ndarray) -> "ClusteredRatio":
-        codes_N = codes(clusters_N)
-        sums = np.bincount(codes_N, numerators_N), np.bincount(codes_N, denominators_N)
-        return cls(*sums, len(sums[0]))
-
-    def __call__(self, weights_RG: np.ndarray) -> np.ndarray:
-        return _divide(weights_RG @ self.numerators_G, weights_RG @ self.denominators_G)
 
 
 def bootstrap(
@@ -103,6 +94,11 @@ def _weights(num_clusters: int, replicates: int, seed: int, chunk: int) -> Itera
             for replicate in range(first, min(first + chunk, replicates))
         ]
         yield np.stack([np.bincount(row.astype(np.int64), minlength=num_clusters) for row in drawn])
+
+
+def _weights_of_rows(weights_RG: np.ndarray, clusters_n: np.ndarray, weights_n: np.ndarray | None) -> np.ndarray:
+    drawn_Rn = weights_RG.take(clusters_n, axis=1)  # 6 times as fast as []
+    return drawn_Rn if weights_n is None else drawn_Rn * weights_n
 
 
 def _divide(numerators_R: np.ndarray, denominators_R: np.ndarray) -> np.ndarray:

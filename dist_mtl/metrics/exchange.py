@@ -1,13 +1,15 @@
 """Group metrics over ranks: each row travels to the one rank that owns its group, in bounded memory.
 
 A group's owner is a hash of its key. An owner keeps `rows_in_memory` rows, 8 * (1 + tasks) bytes each, and spills
-beyond that into BUCKETS files by another part of the hash; the metrics are then computed bucket by bucket. So memory
+beyond that to disk, in BUCKETS by another part of the hash; the metrics are then computed bucket by bucket. So memory
 is bounded by the larger of `rows_in_memory` and the largest bucket (1/256 of the owner's rows, or one larger group: a
 group can not be split), plus the rows of `calls_per_exchange` updates of all ranks, should one rank own them all.
 """
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator
+from io import FileIO
 from pathlib import Path
 from typing import TypeVar
 
@@ -38,7 +40,9 @@ class GroupedScores:
     """Collects rows of M tasks that share their groups' keys, and computes each task's GroupMetrics.
 
     Every rank makes the same calls. A fault of one rank (a full disk, a score that is not finite) is raised by all, at
-    the next exchange. Closed after `compute` and after any agreed error, which deletes what was spilled.
+    the next exchange. Closed after `compute` and after any agreed error. What is spilled goes into a file without a
+    name in the folder `scratch`, or, where that can not be written to, in the system's for temporary files (TMPDIR).
+    So the room is free again however the process ends, and no other evaluation is in the way.
     """
 
     def __init__(
@@ -63,7 +67,7 @@ class GroupedScores:
         self.close()
 
     def close(self) -> None:
-        """Forget all rows and delete their files. No collective."""
+        """Forget all rows. No collective."""
         self._outgoing = []
         self._owned.close()
 
@@ -127,13 +131,14 @@ class GroupedScores:
 
 
 class _OwnedRows:
-    """The packed rows of the groups of this rank: in memory, or in BUCKETS files once they were more than `limit`."""
+    """The packed rows of the groups of this rank: in memory, or in a file once they were more than `limit`."""
 
     def __init__(self, columns: int, scratch: Path, limit: int, world: int) -> None:
         self._columns, self._scratch, self._limit, self._world = columns, Path(scratch), limit, world
         self._rows: list[np.ndarray] = []
-        self._count = 0
-        self._folder: tempfile.TemporaryDirectory | None = None
+        self._count = self._spilled = 0
+        self._file: FileIO | None = None
+        self._bounds: list[np.ndarray] = []  # of each spill: the row of the file where each bucket begins, and its end
 
     def add(self, rows_NC: np.ndarray) -> None:
         """Raises InternalError if they can not be written."""
@@ -144,45 +149,64 @@ class _OwnedRows:
 
     def chunks(self) -> Iterator[np.ndarray]:
         """All rows, no group in two chunks."""
-        if self._folder is None:
+        if self._file is None:
             yield self._together()
             return
         self._spill()
         for bucket in range(BUCKETS):
-            if (path := self._path(bucket)).exists():
-                yield np.fromfile(path, np.int64).reshape(-1, self._columns)
+            spans = [(int(bounds[bucket]), int(bounds[bucket + 1])) for bounds in self._bounds]
+            rows_NC = np.empty((sum(stop - start for start, stop in spans), self._columns), np.int64)
+            filled = 0
+            for start, stop in spans:
+                self._read(start, rows_NC[filled : filled + stop - start])
+                filled += stop - start
+            yield rows_NC
 
     def close(self) -> None:
         self._rows, self._count = [], 0
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def _together(self) -> np.ndarray:
         rows_NC = np.concatenate([np.empty((0, self._columns), np.int64), *self._rows])
         self._rows, self._count = [], 0
         return rows_NC
 
-    def _path(self, bucket: int) -> Path:
-        return Path(self._folder.name, f"{bucket}.rows")
-
     def _spill(self) -> None:
         rows_NC = self._together()
         bucket_N = (_hash(rows_NC[:, 0]) // np.uint64(self._world) % np.uint64(BUCKETS)).astype(np.int64)
         rows_NC, counts = _split(rows_NC, bucket_N, BUCKETS)
+        folder = self._scratch
         try:
-            if self._folder is None:
-                self._scratch.mkdir(parents=True, exist_ok=True)
-                self._folder = tempfile.TemporaryDirectory(prefix="groups-", dir=self._scratch)
-            for bucket, part_NC in enumerate(np.split(rows_NC, np.cumsum(counts)[:-1])):
-                if len(part_NC):
-                    with open(self._path(bucket), "ab") as file:
-                        part_NC.tofile(file)
+            if not os.access(folder, os.W_OK):
+                folder = Path(tempfile.gettempdir())
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(buffering=0, dir=folder)
+            left = _bytes(rows_NC)
+            while left:
+                left = left[self._file.write(left) :]
         except OSError as error:
             raise InternalError(
-                f"{self._scratch}: {rows_NC.nbytes:,} bytes of grouped scores could not be written ({error}); "
-                "make room there, or point the scratch folder elsewhere"
+                f"{folder}: {rows_NC.nbytes:,} bytes of grouped scores could not be written ({error.strerror}); "
+                f"make room there, or evaluate with fewer metrics.groups or on more ranks"
             ) from error
+        self._bounds.append(self._spilled + np.concatenate([[0], np.cumsum(counts)]))
+        self._spilled += len(rows_NC)
+
+    def _read(self, start: int, rows_NC: np.ndarray) -> None:
+        """Fill the rows with those from `start` on in the file."""
+        left = _bytes(rows_NC)
+        self._file.seek(start * 8 * self._columns)
+        while left:
+            count = self._file.readinto(left)
+            if not count:
+                raise InternalError(f"{self._scratch}: grouped scores that were written are gone; evaluate again")
+            left = left[count:]
+
+
+def _bytes(rows_NC: np.ndarray) -> memoryview:
+    return memoryview(rows_NC.reshape(-1).view(np.uint8))
 
 
 def _pack(keys_B: Array, logits_BM: Array, labels_BM: Array, weights_BM: Array) -> np.ndarray:

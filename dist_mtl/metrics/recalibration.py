@@ -70,6 +70,23 @@ class Isotonic:
 
 
 Recalibration = Annotated[Platt | Isotonic, Field(discriminator="kind")]
+Method = Literal["platt", "isotonic"]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Maps by task, and the held-out rows that they were fitted to. A task without a map stays as it is."""
+
+    method: Method
+    data: str  # folder
+    digest: str  # of its manifest
+    positives: dict[str, float]  # weight, by task
+    maps: dict[str, Recalibration]
+
+
+def fit(method: Method, bins_2K: Tensor) -> Recalibration:
+    """The map of one task. Raises DataError if its rows teach none, see below."""
+    return fit_platt(bins_2K) if method == "platt" else fit_isotonic(bins_2K)
 
 
 def fit_platt(bins_2K: Tensor) -> Platt:
@@ -77,7 +94,10 @@ def fit_platt(bins_2K: Tensor) -> Platt:
 
     Raises DataError if the rows are of one class, or if a higher score means fewer positives among them.
     """
-    rows = _Rows.of(bins_2K, "platt")
+    return _line(_Rows.of(bins_2K, "platt"), "platt")
+
+
+def _line(rows: "_Rows", method: Method) -> Platt:
     negatives, positives = rows.weight_k.sum() - rows.positives_k.sum(), rows.positives_k.sum()
     high, low = (positives + 1) / (positives + 2), 1 / (negatives + 2)
     targets_k = low + (high - low) * rows.rates_k
@@ -85,11 +105,11 @@ def fit_platt(bins_2K: Tensor) -> Platt:
     spread = math.sqrt(np.average((rows.x_k - mean) ** 2, weights=rows.weight_k))
     if not spread:  # one score only: a shift
         return Platt(1.0, float(logit(targets_k[0]) - mean))
-    slope, intercept = _logistic((rows.x_k - mean) / spread, targets_k, rows.weight_k)
+    slope, intercept = _logistic((rows.x_k - mean) / spread, targets_k, rows.weight_k, method)
     if not slope > 0:
         raise DataError(
-            f"recalibration platt: on the held-out rows ({positives:,.0f} of {positives + negatives:,.0f} positive) a "
-            f"higher score means fewer positives; check their labels, or train longer"
+            f"recalibration {method}: on the held-out rows ({positives:,.0f} of {positives + negatives:,.0f} positive) "
+            f"a higher score means fewer positives; check their labels, or train longer"
         )
     return Platt(slope / spread, intercept - slope * mean / spread)
 
@@ -112,7 +132,8 @@ def fit_isotonic(bins_2K: Tensor) -> Isotonic:
     steps = _steps(rows)
     steps = _steps(_Rows(steps.x_k, steps.positives_k + base, steps.weight_k + 1))  # shrunk, some are out of order
     steps = _fewer(steps)
-    knots_x, knots_y = _with_ends(rows, steps.x_k, _steeper(steps.x_k, logit(steps.rates_k)), fit_platt(bins_2K).slope)
+    slope = _line(rows, "isotonic").slope
+    knots_x, knots_y = _with_ends(rows, steps.x_k, _steeper(steps.x_k, logit(steps.rates_k)), slope)
     curve = Isotonic(tuple(knots_x.tolist()), tuple(knots_y.tolist()))
     mapped_k = curve.apply(torch.from_numpy(rows.x_k)).double().numpy()
     shift = brentq(lambda shift: rows.weight_k @ expit(mapped_k + shift) - positives, -100, 100, xtol=1e-12)
@@ -128,12 +149,12 @@ class _Rows:
     weight_k: np.ndarray
 
     @classmethod
-    def of(cls, bins_2K: Tensor, kind: str) -> "_Rows":
+    def of(cls, bins_2K: Tensor, method: Method) -> "_Rows":
         weight_K = bins_2K.sum(dim=0)
         if not (bins_2K.sum(dim=1) > 0).all():
             raise DataError(
-                f"recalibration {kind}: {float(bins_2K[1].sum()):,.0f} of {float(weight_K.sum()):,.0f} held-out rows "
-                f"are positive, both classes are needed; hold out more rows, or leave this task as it is"
+                f"recalibration {method}: {float(bins_2K[1].sum()):,.0f} of {float(weight_K.sum()):,.0f} held-out rows "
+                f"are positive, both classes are needed; hold out more rows"
             )
         used_k = weight_K.nonzero()[:, 0]
         columns = centres(bits_of(len(weight_K)))[used_k], bins_2K[1, used_k], weight_K[used_k]
@@ -178,7 +199,7 @@ def _with_ends(rows: _Rows, x: np.ndarray, y: np.ndarray, slope: float) -> tuple
     return np.r_[ends[0], x, ends[1]][kept], np.r_[first, y, last][kept]
 
 
-def _logistic(x_k: np.ndarray, targets_k: np.ndarray, weight_k: np.ndarray) -> tuple[float, float]:
+def _logistic(x_k: np.ndarray, targets_k: np.ndarray, weight_k: np.ndarray, method: Method) -> tuple[float, float]:
     """Slope and intercept by Newton's method from the base rate; a step that does not help is halved."""
     design_2k = np.stack([x_k, np.ones_like(x_k)])
     line = np.array([0.0, logit(np.average(targets_k, weights=weight_k))])
@@ -196,4 +217,4 @@ def _logistic(x_k: np.ndarray, targets_k: np.ndarray, weight_k: np.ndarray) -> t
         while loss(line - step) > before:
             step = step / 2
         line = line - step
-    raise DataError("recalibration platt: no line fits the held-out rows; look at the task's reliability curve")
+    raise DataError(f"recalibration {method}: no line fits the held-out rows; look at the task's reliability curve")

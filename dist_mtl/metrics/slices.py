@@ -84,9 +84,9 @@ def discover(dataset: Dataset, config: Config, name: str, rt: Runtime) -> Slicin
 class SlicedHistograms:
     """One coarse histogram a task and slice of a column; see LogitHistogram."""
 
-    def __init__(self, slicing: Slicing, num_tasks: int, device: torch.device) -> None:
+    def __init__(self, slicing: Slicing, num_tasks: int, device: torch.device, weighted: bool = False) -> None:
         self.slicing, self.num_tasks = slicing, num_tasks
-        self.histogram = LogitHistogram(len(slicing.names) * num_tasks, device, COARSE)
+        self.histogram = LogitHistogram(len(slicing.names) * num_tasks, device, COARSE, weighted)
 
     def update(
         self, column: pa.ChunkedArray, logits_BM: torch.Tensor, labels_BM: torch.Tensor, weights_BM: torch.Tensor

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dist_mtl.metrics.auc import NORMAL_95, Auc, auc
+from dist_mtl.metrics.auc import NORMAL_95, Auc, auc, effective_rows, variance_of_mean
 from dist_mtl.metrics.calibration import ReliabilityPoint, expected_calibration_error, reliability
 from dist_mtl.metrics.histogram import LogitHistogram, Occupied
 
@@ -48,7 +48,7 @@ def _compute(rows: Occupied) -> TaskMetrics:
     return TaskMetrics(
         rows=weight,
         positives=positives,
-        auc=auc(rows.bins_2k),
+        auc=auc(rows.bins_2k, rows.squares_2k),
         logloss=logloss,
         normalised_entropy=logloss / entropy,
         pcoc=pcoc,
@@ -61,14 +61,15 @@ def _compute(rows: Occupied) -> TaskMetrics:
 
 def _losses(middles_k: Tensor) -> Tensor:
     """(2, k): the logloss of a negative and of a positive."""
-    return torch.stack([functional.softplus(sign * middles_k, threshold=1e9) for sign in (1, -1)])
+    return torch.stack([functional.softplus(sign * middles_k, threshold=700) for sign in (1, -1)])  # e709 is the last
 
 
 def _sums(rows: Occupied) -> tuple[float, float]:
     """Sums over rows of p and of the logloss, to first order in the rows' distance from the middle of their bin.
 
     A bin reaches |logit| / 2**(bits + 1) to each side; the second order is half the square of that, relatively: for
-    FINE 1e-8 at a logit of -8 and 2e-6 at -128, for COARSE 8e-6 at -8.
+    FINE 1e-8 at a logit of -8 and 2e-6 at -128 (where p is 1e-56), for COARSE 8e-6 at -8. The logloss of a logit
+    that is far off grows along a straight line, and is exact.
     """
     p_k, q_k = torch.sigmoid(rows.middles_k), torch.sigmoid(-rows.middles_k)
     predicted = (rows.bins_2k * p_k + rows.deviations_2k * (p_k * q_k)).sum()
@@ -77,10 +78,11 @@ def _sums(rows: Occupied) -> tuple[float, float]:
 
 
 def _logloss_interval(rows: Occupied, mean: float, weight: float) -> tuple[float, float]:
-    if not weight > 1:
+    number = effective_rows(weight, float(rows.squares_2k.sum()))
+    if not number > 1:
         return UNKNOWN
-    squares = float((rows.bins_2k * (_losses(rows.middles_k) - mean) ** 2).sum())
-    reach = NORMAL_95 * math.sqrt(squares / (weight - 1) / weight)
+    squares = float((rows.squares_2k * (_losses(rows.middles_k) - mean) ** 2).sum())
+    reach = NORMAL_95 * math.sqrt(variance_of_mean(squares, weight, number))
     return mean - reach, mean + reach
 
 
@@ -89,6 +91,6 @@ def _pcoc_interval(rows: Occupied, pcoc: float, positives: float) -> tuple[float
     if not pcoc > 0:
         return UNKNOWN
     p_k = torch.sigmoid(rows.middles_k)
-    squares = float((rows.bins_2k * torch.stack([p_k, p_k - pcoc]) ** 2).sum())
+    squares = float((rows.squares_2k * torch.stack([p_k, p_k - pcoc]) ** 2).sum())
     reach = NORMAL_95 * math.sqrt(squares) / positives / pcoc
     return pcoc * math.exp(-reach), pcoc * math.exp(reach)

@@ -57,32 +57,6 @@ def funnel(logits_BT: Tensor, head: Literal["ctcvr", "esmm", "clicked", "indepen
     return Funnel(logs_BT.cumsum(dim=1), logs_BT)
 
 
-@dataclass(frozen=True)
-class Reading:
-    """One reported probability: column `task` of `Funnel.conditional_BT` or `.joint_BT`, on its space.
-
-    Conditional: on the rows whose label `task` - 1 is set; else on all rows.
-    """
-
-    name: str
-    task: int
-    conditional: bool
-
-
-def readings_of(labels: tuple[str, ...], head: Literal["ctcvr", "esmm", "clicked", "independent"]) -> list[Reading]:
-    """What is reported, in order: `ctr`, `cvr`, `ctcvr` for two labels of a funnel; for any other number of them P(a),
-    P(b|a), P(b), P(c|b), ... under `a`, `b|a`, `b`, `c|b`, ...; independent labels each under its own name.
-    """
-    if head == "independent":
-        return [Reading(label, t, False) for t, label in enumerate(labels)]
-    if len(labels) == 2:
-        return [Reading("ctr", 0, False), Reading("cvr", 1, True), Reading("ctcvr", 1, False)]
-    found = [Reading(labels[0], 0, False)]
-    for t in range(1, len(labels)):
-        found += [Reading(f"{labels[t]}|{labels[t - 1]}", t, True), Reading(labels[t], t, False)]
-    return found
-
-
 def log1mexp(a: Tensor) -> Tensor:
     """log(1 - exp(a)) for a < 0, exact at both ends (Maechler 2012)."""
     near = a > -math.log(2)

@@ -10,7 +10,7 @@ import pytest
 
 from dist_mtl.checkpoint.format import write_recalibration
 from dist_mtl.metrics.paired import holm
-from dist_mtl.metrics.recalibration import Platt
+from dist_mtl.metrics.recalibration import Fit, Platt
 from tests import samples
 from tests.compare_runs import STEPS, TASKS, assert_close, by_hand, compare, evaluated, settings
 from tests.harness import Cluster, run_script
@@ -153,12 +153,17 @@ def test_a_recalibrated_commit_is_scored_anew_and_ranks_alike(folder: Path) -> N
     compare(folder, "one", "scaled")
     made = files(folder, "scaled")
     twice = {task: Platt(slope=2.0, intercept=0.0) for task in TASKS}  # a power of two: no new tie
-    write_recalibration(folder / "scaled" / "checkpoints" / f"step-{STEPS:010d}", twice)
+    fit = Fit("platt", "held/out", "d1" * 32, dict.fromkeys(TASKS, 100.0), twice)
+    write_recalibration(folder / "scaled" / "checkpoints" / f"step-{STEPS:010d}", fit)
     found = compare(folder, "one", "scaled")
+    change = found.differences.config.pop("recalibration")
+    told = "{method = platt, data = held/out, digest = d1d1d1d1d1d1, tasks = [ctr, cvr, ctcvr]}"
+    assert (change.a, change.b) == ("none", told) and not found.differences.config
     assert not set(made.values()) & set(files(folder, "scaled").values())
     for task, one in found.tasks.items():
         assert (one.identical, one.auc.difference, one.auc.p_value) == (False, 0, 1)
         assert "A and B rank the rows alike" in found.verdict.tasks[task].words
     assert found.tasks["ctr"].logloss.p_value < 0.05
     assert found.verdict.overall == "Overall: no difference of AUC can be told in any task."
-    assert compare(folder, "one", "scaled", raw=True).verdict.overall.startswith("Overall: identical")
+    raw = compare(folder, "one", "scaled", raw=True)
+    assert raw.verdict.overall.startswith("Overall: identical") and not raw.differences.config

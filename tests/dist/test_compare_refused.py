@@ -16,6 +16,7 @@ from dist_mtl.data.writer import write_dataset
 from tests import samples
 from tests.compare_runs import STEPS, compare, error, scores, settings
 from tests.harness import Cluster, Exit, run_script
+from tests.score_workers import recalibrated
 from tests.workers import train
 
 
@@ -69,6 +70,31 @@ def test_warnings(folder: Path) -> None:
     expected = roc_auc_score(labels, logits, sample_weight=weights)
     print(f"weighted CTR AUC {expected:.4f}, {abs(weighted.tasks['ctr'].auc.a - expected):.1e} from scikit-learn")
     assert weighted.replicates == 1000 and weighted.tasks["ctr"].auc.a == pytest.approx(expected, abs=1e-12)
+
+
+def test_rows_that_a_side_was_fitted_or_chosen_on_are_warned_of_in_any_folder(folder: Path) -> None:
+    shutil.copytree(folder / "one", folder / "fitted")
+    Cluster(2).run(recalibrated, str(folder / "fitted"), str(folder / "test"), "isotonic")
+    shutil.copytree(folder / "test", folder / "copied")
+    for data in ("test", "copied"):
+        found = compare(folder, "one", "fitted", data=str(folder / data))
+        [warning] = found.verdict.warnings
+        print(warning)
+        assert warning.startswith(f"{folder / 'fitted'} was recalibrated on these rows, which flatters its logloss")
+        assert found.verdict.overall.endswith("Do not rely on it before reading the warnings.")
+    raw = compare(folder, "one", "fitted", raw=True)
+    assert raw.verdict.warnings == () and raw.verdict.overall.startswith("Overall: identical")
+
+    samples.write_logs(folder / "validation", 500, seed=9)
+    chosen = (
+        f"data.validation='{folder / 'validation'}'",
+        "train.evaluate_every=15",
+        "select={metrics={'ctr.auc'=1.0}}",
+    )
+    Cluster(2).run(train, settings(folder, "chosen", *chosen))
+    shutil.move(folder / "validation", folder / "moved")
+    found = compare(folder, "one", "chosen", data=str(folder / "moved"))
+    assert any("chosen: its best commit was selected on these rows" in warning for warning in found.verdict.warnings)
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def walk(first: int, last: int, state: dict | None) -> tuple[list[dict], dict]:
     """Steps first + 1 ... last on this rank's share of the rows. Returns what each status line told, and the state."""
     told = []
     with runtime(RunConfig(dir="nowhere", device="cpu")) as rt:
-        window = TrainingWindow(3, rt)
+        window = TrainingWindow(3, rt, weighted=True)
         if state is not None:
             window.load(state)
         for step in range(first + 1, last + 1):
@@ -57,7 +57,7 @@ def test_any_ranks_and_any_cut_tell_the_same_bits(alone: list[dict], worlds: tup
 
 def test_it_is_the_last_parts(alone: list[dict]) -> None:
     last = STEPS // PER_PART * PER_PART
-    histogram = LogitHistogram(3, torch.device("cpu"), COARSE)
+    histogram = LogitHistogram(3, torch.device("cpu"), COARSE, weighted=True)
     for step in range(last - PARTS * PER_PART + 1, last + 1):
         histogram.update(*step_rows(step))
     assert repr(alone[-1]) == repr([asdict(task) for task in compute(histogram)])

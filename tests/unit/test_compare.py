@@ -10,10 +10,9 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from dist_mtl.compare import statistics, verdict
 from dist_mtl.compare.joint import Joint, Keys, TaskRows, read
-from dist_mtl.compare.statistics import WeightedAuc, slice_differences, task_differences
+from dist_mtl.compare.statistics import slice_differences, task_differences
 from dist_mtl.data.writer import write_dataset
-from dist_mtl.errors import DataError
-from dist_mtl.metrics.bootstrap import ClusteredAuc
+from dist_mtl.errors import DataError, InternalError
 from dist_mtl.metrics.grouped import group_values
 from dist_mtl.metrics.paired import Paired, holm, paired_delong, paired_means
 
@@ -99,6 +98,11 @@ def test_p_values_of_a_family_are_corrected_together() -> None:
     assert slices["tue"]["cvr"].auc == paired_delong(a[today], b[today], labels[today], clusters)
 
 
+def test_slices_that_share_a_name_are_refused() -> None:
+    with pytest.raises(InternalError, match="`day`: several slices are called tue"):
+        slice_differences(joint(), "user", {"day": ("tue", "wed", "tue")}, None)
+
+
 def test_a_slice_too_small_is_shown_and_not_tested() -> None:
     x = joint()
     x.places["day"][:] = np.arange(6_000) >= 200
@@ -153,14 +157,6 @@ def test_rows_of_different_weight_are_bootstrapped() -> None:
     off = max(abs(found.auc.a - expected[0]), abs(found.auc.b - expected[1]))
     print(f"weighted AUC {found.auc.a:.6f}: {off:.1e} from scikit-learn")
     assert off < 1e-12 and found.auc.standard_error > 0
-
-
-def test_weighted_auc_with_equal_weights_is_the_plain_one() -> None:
-    x = joint()
-    rows, codes = x.of(0), x.keys["user"].keys_N
-    draws = np.random.default_rng(1).multinomial(300, np.full(300, 1 / 300), size=5)
-    weighed = WeightedAuc.of(rows.a_n, rows.labels_n, rows.weights_n * 2, codes)(draws)
-    assert np.allclose(weighed, ClusteredAuc.of(rows.a_n, rows.labels_n, codes)(draws), rtol=0, atol=1e-14)
 
 
 def within(a_G: np.ndarray, b_G: np.ndarray, clusters_G: np.ndarray) -> Paired:

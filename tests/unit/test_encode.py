@@ -8,7 +8,7 @@ import pytest
 
 from dist_mtl.config_file import parse
 from dist_mtl.data.batch import collate
-from dist_mtl.data.encode import NO_ID, Encoder, Rows
+from dist_mtl.data.encode import LEAST_WEIGHT, MOST_WEIGHT, NO_ID, Encoder, Rows
 from dist_mtl.data.hashing import hash_ids, hash_strings, key
 from dist_mtl.data.order import EMPTY
 from dist_mtl.errors import DataError
@@ -259,6 +259,16 @@ def test_row_weights() -> None:
         assert "`w` is" in refused(
             bag(), {**columns, "w": pa.array([1, 1, 1, bad], pa.float64())}, weight="w", violations="drop"
         )
+
+
+def test_weights_that_a_sum_has_no_room_for_are_refused() -> None:
+    edges = {"x": [[1]] * 3, "w": [LEAST_WEIGHT, MOST_WEIGHT, 0.0]}
+    assert encode(bag(), edges, weight="w").weight_N.tolist() == [LEAST_WEIGHT, MOST_WEIGHT, 0, 0]
+    just = 2**-40  # less than a float32 would show
+    for bad in (LEAST_WEIGHT * (1 - just), 1e-300, MOST_WEIGHT * (1 + just), 1e300):
+        message = refused(bag(), {"x": [[1]] * 3, "w": [1.0, bad, 1.0]}, weight="w")
+        print(message)
+        assert message.startswith("row 1: `w` is [") and "divide all by their mean" in message
 
 
 def test_the_blank_row_is_what_padding_sees() -> None:

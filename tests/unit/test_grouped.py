@@ -1,6 +1,9 @@
 """R10: metrics of groups against their plain definitions, and the same bits however the rows are cut and ordered."""
 
 import math
+import os
+import resource
+import tempfile
 from datetime import timedelta
 from fractions import Fraction
 from itertools import permutations
@@ -209,15 +212,20 @@ def scores(scratch: Path, limit: int, batch: int, table: Table, calls: int = 3) 
         return score(grouped, table, batch)
 
 
+def open_files(folder: Path) -> list[str]:
+    """What this process has open below a folder, named or not."""
+    links = [os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    return [link for link in links if link.startswith(f"{folder}/")]
+
+
 def test_spilled_rows_give_the_same_bits_and_leave_no_file(tmp_path: Path) -> None:
     table = searches(4_000, 300, tasks=3)
     kept = scores(tmp_path / "none", 10_000, 512, table)
     assert not (tmp_path / "none").exists()  # nothing is written that fits into memory
     assert difference(kept[1], metrics(table, 1)) == 0
     for limit, batch in ((0, 64), (700, 100), (3_900, 512)):
-        scratch = tmp_path / str(limit)
-        assert scores(scratch, limit, batch, table) == kept
-        assert scratch.is_dir() and not list(scratch.iterdir())
+        assert scores(tmp_path, limit, batch, table) == kept
+        assert not list(tmp_path.iterdir()) and not open_files(tmp_path)
 
 
 def test_a_rank_without_rows(tmp_path: Path) -> None:
@@ -225,13 +233,25 @@ def test_a_rank_without_rows(tmp_path: Path) -> None:
     assert [m.groups_total for m in scores(tmp_path, 10, 4, empty)] == [0, 0]
 
 
-def test_an_error_leaves_no_file(tmp_path: Path) -> None:
+def test_a_spill_has_no_name_and_ends_with_an_error(tmp_path: Path) -> None:
+    """So that a killed process leaves nothing either: the kernel frees what no name and no process holds."""
     table = searches(100, 10)
     with pytest.raises(KeyboardInterrupt), GroupedScores(1, KS, ALONE, tmp_path, 20, 1) as grouped:
         grouped.update(*vars(table).values())
-        assert len(list(tmp_path.iterdir())) == 1
+        print(open_files(tmp_path))
+        assert len(open_files(tmp_path)) == 1 and not list(tmp_path.iterdir())
         raise KeyboardInterrupt
-    assert not list(tmp_path.iterdir())
+    assert not open_files(tmp_path)
+
+
+def test_a_folder_that_is_read_only_spills_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)  # what tempfile remembers of TMPDIR
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    table = searches(100, 10)
+    with GroupedScores(1, KS, ALONE, Path("/proc/self"), 20, 1) as grouped:  # not even root writes there
+        grouped.update(*vars(table).values())
+        assert len(open_files(tmp_path)) == 1
+        assert difference(grouped.compute()[0], metrics(table)) == 0
 
 
 @pytest.mark.parametrize(("column", "value"), [(1, math.nan), (1, math.inf), (3, math.nan), (3, -1.0)])
@@ -245,5 +265,16 @@ def test_bad_scores_and_weights_are_refused(tmp_path: Path, column: int, value: 
 
 def test_a_folder_that_can_not_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InternalError, match=r"file: .* bytes of grouped scores could not be written"):
+    with pytest.raises(InternalError, match=r"file: .* bytes of grouped scores could not be written \(Not a directory"):
         scores(tmp_path / "file", 10, 10, searches(100, 10))
+
+
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, before[1]))
+    try:
+        with pytest.raises(InternalError, match=r"could not be written \(File too large\); make room there"):
+            scores(tmp_path, 10, 10, searches(100, 10))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not open_files(tmp_path)

@@ -15,7 +15,7 @@ from dist_mtl.errors import ConfigError
 from dist_mtl.model.aitm import calibrator
 from dist_mtl.model.loss import TaskObjective
 from dist_mtl.model.mtl import MultiTaskModel, Outputs
-from dist_mtl.model.tower import Reading, funnel, readings_of
+from dist_mtl.model.tower import funnel
 from tests import samples
 
 KINDS = ("single_task", "shared_bottom", "omoe", "mmoe", "ple", "aitm")
@@ -170,25 +170,6 @@ def test_independent_labels_train_on_all_rows(kind: str) -> None:
     chances = funnel(outputs.logits_BT, "independent")
     torch.testing.assert_close(chances.joint_BT.exp().double(), p)
     assert chances.conditional_BT is chances.joint_BT
-
-
-def test_what_is_reported() -> None:
-    def names(labels: tuple[str, ...], head: str) -> list[str]:
-        return [r.name for r in readings_of(labels, head)]
-
-    assert readings_of(LABELS[2], "esmm") == [
-        Reading("ctr", 0, False),
-        Reading("cvr", 1, True),
-        Reading("ctcvr", 1, False),
-    ]
-    assert names(LABELS[1], "esmm") == ["click"]
-    assert names(LABELS[4], "ctcvr") == [
-        "view", "click|view", "click", "cart|click", "cart", "purchase|cart", "purchase"
-    ]  # fmt: skip
-    assert readings_of(("income", "married"), "independent") == [
-        Reading("income", 0, False),
-        Reading("married", 1, False),
-    ]
 
 
 def test_the_outputs_of_a_loss_test_need_no_gates() -> None:

@@ -16,10 +16,11 @@ def histogram_of(
     logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None, parts: int = 1, bits: int = FINE
 ) -> LogitHistogram:
     """The histogram of one task, from `parts` histograms that are merged by addition."""
+    weighted = weights is not None
     weights = np.ones(len(logits)) if weights is None else weights
-    merged = LogitHistogram(1, torch.device("cpu"), bits)
+    merged = LogitHistogram(1, torch.device("cpu"), bits, weighted)
     for place in np.array_split(np.arange(len(logits)), parts):
-        one = LogitHistogram(1, torch.device("cpu"), bits)
+        one = LogitHistogram(1, torch.device("cpu"), bits, weighted)
         columns = (torch.from_numpy(np.asarray(x[place], np.float32))[:, None] for x in (logits, labels, weights))
         one.update(*columns)
         for whole, part in zip(merged.tensors, one.tensors, strict=True):
@@ -79,6 +80,25 @@ def test_sums_are_exact_to_1e_6_for_any_scores(shift: float, scale: float, const
     assert math.isclose(found.pcoc, pcoc, rel_tol=1e-6) and math.isclose(found.logloss, loss, rel_tol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("shift", "scale", "fine", "coarse"), [(0, 40, 1e-4, 1e-3), (-150, 1, 1e-3, 3e-2), (-5, 0.01, 3e-3, 1e-1)]
+)
+def test_scores_far_off_or_in_a_narrow_band_say_what_they_cost(
+    shift: float, scale: float, fine: float, coarse: float
+) -> None:
+    """Scaled up they cost nothing. A band of the width of a few bins is told by the bound, and the sums are exact."""
+    logits, labels = impressions(200_000, 0.01)
+    centre = logits.mean() if shift == -5 else 0
+    scores = ((logits - centre) * scale + shift).astype(np.float32)
+    exact = roc_auc_score(labels, scores)
+    loss = np.logaddexp(0, np.where(labels, -1, 1) * scores.astype(float)).mean()
+    for bits, most in ((FINE, fine), (COARSE, coarse)):
+        found = computed(scores, labels, bits=bits)
+        print(f"{bits} bits: {found.auc.value:.6f}, off by {found.auc.value - exact:.1e}, bound {found.auc.error:.1e}")
+        assert abs(found.auc.value - exact) <= found.auc.error <= most
+        assert math.isclose(found.logloss, loss, rel_tol=1e-6 if bits == COARSE else 1e-9)
+
+
 def test_logloss_entropy_and_calibration() -> None:
     logits, labels = impressions(100_000, 0.02)
     found = computed(logits, labels)
@@ -117,14 +137,17 @@ def test_weights_are_repetitions_and_0_leaves_out() -> None:
         computed(np.repeat(logits, weights), np.repeat(labels, weights)),
     )
     assert weighted.rows == weights.sum()
-    assert weighted.auc == repeated.auc
+    assert (weighted.auc.value, weighted.auc.error) == (repeated.auc.value, repeated.auc.error)
+    assert weighted.auc.standard_error > 1.1 * repeated.auc.standard_error  # but a row is one draw, whatever it weighs
     for name in ("logloss", "normalised_entropy", "pcoc"):
         assert math.isclose(getattr(weighted, name), getattr(repeated, name), rel_tol=1e-8), name
 
 
 def test_merged_parts_are_the_same_bits() -> None:
     logits, labels = impressions(20_000, 0.05)
-    assert computed(logits, labels) == computed(logits, labels, parts=7)
+    weights = np.random.default_rng(2).lognormal(-0.5, 1, 20_000)
+    for column in (None, weights):
+        assert computed(logits, labels, column) == computed(logits, labels, column, parts=7)
 
 
 def test_tasks_are_kept_apart() -> None:
@@ -149,13 +172,15 @@ def test_what_is_not_defined_is_nan(labels: list[int], weights: list[float]) -> 
 def test_logits_beyond_the_limit_share_the_outermost_bins() -> None:
     far = 2.0**LARGEST + 1
     found = computed(np.array([-far, -2 * far, far, 1e30, -1e30]), np.array([0, 0, 1, 1, 0]))
-    assert found.auc.value == 1 and math.isfinite(found.logloss)
+    assert found.auc.value == 1 and found.logloss == 0
+    wrong = computed(np.array([-700.0, -900, 900, 1000]), np.array([1, 1, 0, 0]), bits=COARSE)
+    assert math.isclose(wrong.logloss, 875, rel_tol=1e-12)
     assert computed(np.array([far, 2 * far]), np.array([0, 1])).auc.error == 0.5  # a tie, and it says so
 
 
 @pytest.mark.parametrize("bits", [FINE, COARSE])
 def test_bins_are_in_the_order_of_the_logits_and_know_their_centres(bits: int) -> None:
-    logits = torch.linspace(-140, 140, 100_001).float()
+    logits = torch.linspace(-1_100, 1_100, 100_001).float()
     bins = bins_of(logits, bits)
     assert (bins.diff() >= 0).all() and 0 <= bins.min() and bins.max() < num_bins(bits)
     assert torch.equal(bins_of(centres(bits).float(), bits), torch.arange(num_bins(bits)))
@@ -233,10 +258,11 @@ def test_reliability_of_calibrated_and_of_doubled_probabilities() -> None:
     assert max(weights) < 1.1 * min(weights)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("bits", [FINE, COARSE])
-def test_memory_is_fixed(bits: int) -> None:
-    histogram = LogitHistogram(3, torch.device("cpu"), bits)
+def test_memory_is_fixed(bits: int, weighted: bool) -> None:
+    histogram = LogitHistogram(3, torch.device("cpu"), bits, weighted)
     megabytes = sum(t.numel() * t.element_size() for t in histogram.tensors) / 3e6
     print(f"{megabytes:.2f} MB a task")
-    assert megabytes == {FINE: 20.97152, COARSE: 0.65536}[bits]
+    assert megabytes == (1 + weighted) * {FINE: 27.262976, COARSE: 0.851968}[bits]
     assert all(t.dtype == torch.int64 for t in histogram.tensors)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from dist_mtl.metrics.bootstrap import ClusteredAuc, ClusteredRatio, bootstrap
+from dist_mtl.metrics.bootstrap import ClusteredAuc, bootstrap
 from dist_mtl.metrics.paired import Paired, holm, paired_delong, paired_means, paired_ratios
 
 # 43 patients with ovarian cancer: albumin, total protein, K-G score, benefit of surgery. DeLong, DeLong and
@@ -149,15 +149,25 @@ def agrees(resampled: Paired, formula: Paired) -> None:
     assert abs(resampled.p_value - formula.p_value) < 0.05
 
 
-def test_bootstrap_agrees_with_the_formulas() -> None:
+def test_bootstrap_agrees_with_the_formula() -> None:
     draw = np.random.default_rng(10)
     users = draw.integers(0, 400, 4_000) * 3
     a, b, labels = two_models(draw, 4_000, 500, better=0.05)
     a, b = np.round(a, 1), np.round(b, 1) + draw.normal(0, 0.5, 1_200)[users]
     aucs = [ClusteredAuc.of(score, labels, users) for score in (a, b)]
     agrees(bootstrap(*aucs, len(np.unique(users)), 2_000), paired_delong(a, b, labels, users))
-    ratios = [ClusteredRatio.of(np.abs(score), labels, users) for score in (a, b)]
-    agrees(bootstrap(*ratios, len(np.unique(users)), 2_000), paired_ratios(np.abs(a), np.abs(b), labels, users))
+
+
+def test_weights_of_rows_in_a_bootstrap() -> None:
+    a, _, labels = two_models(np.random.default_rng(12), 400, 60)
+    a, users = np.round(a, 1), np.random.default_rng(13).integers(0, 50, 400)
+    draws = np.random.default_rng(14).multinomial(50, np.full(50, 1 / 50), size=5)
+    plain = ClusteredAuc.of(a, labels, users)(draws)
+    assert np.array_equal(ClusteredAuc.of(a, labels, users, np.ones(400))(draws), plain)
+    assert np.allclose(ClusteredAuc.of(a, labels, users, np.full(400, 0.1))(draws), plain, rtol=0, atol=1e-14)
+    weights = np.random.default_rng(15).lognormal(size=400)
+    expected = [roc_auc_score(labels, a, sample_weight=weights * draw[users]) for draw in draws]
+    assert np.allclose(ClusteredAuc.of(a, labels, users, weights)(draws), expected, rtol=0, atol=1e-12)
 
 
 def test_bootstrap_draws_the_same_whatever_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
