@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from dist_mtl.config import MAX_COUNT, Config
-from dist_mtl.config_file import load
+from dist_mtl.config.file import load
 from dist_mtl.errors import ConfigError, DistMtlError, InternalError
 from dist_mtl.parallel.world import World
 

@@ -24,6 +24,8 @@ from dist_mtl.scoring import read
 
 COUNTS = ("dropped", "clamped")
 PHASES = ("data", "forward", "agree", "backward", "update", "metrics")
+# Between two steps the caches hold nothing of the window, and a small operation costs its start; so a few go together.
+STEPS_AT_ONCE = 8
 PAUSES = ("diagnosis", "evaluation", "commit")
 
 
@@ -33,6 +35,7 @@ class Pace:
     def __init__(self, config: Config, rt: Runtime, observer: Observer, steps: int, terms: tuple[str, ...]) -> None:
         self._config, self._rt, self._observer, self._steps, self._terms = config, rt, observer, steps, terms
         self.window = TrainingWindow(len(config.tasks), rt, weighted=config.data.weight is not None)
+        self._unread: list[tuple[torch.Tensor, ...]] = []  # logits, labels, weights of the last steps
         self.watch = Stopwatch()
         self._started = time.monotonic()
         self.resumed(Progress())
@@ -54,8 +57,9 @@ class Pace:
     def after(self, outcome: Outcome, batch: Batch) -> None:
         """Count a trained step; emit a `step` event every `log_every` steps and at the last."""
         self._counts += torch.tensor([batch.dropped, batch.clamped])
-        with torch.no_grad():
-            self.window.update(*read(outcome.outputs, batch, self._config.model.head).columns)
+        self._unread.append((outcome.outputs.logits_BT.detach(), batch.labels_BT, batch.weight_B))
+        if len(self._unread) == STEPS_AT_ONCE:
+            self._read()
         if outcome.step == self._first + 1:
             self._rt.started()
         if outcome.statistics is not None:
@@ -64,7 +68,20 @@ class Pace:
             self._tell(outcome)
         self.watch.lap("metrics")
 
+    def _read(self) -> None:
+        """Take the steps that wait into the window."""
+        if self._unread:
+            logits_BT, labels_BT, weight_B = (torch.cat(column) for column in zip(*self._unread, strict=True))
+            self._unread.clear()
+            self.window.update(*read(logits_BT, labels_BT, weight_B, self._config.model.head).columns)
+
+    def window_state(self) -> dict[str, torch.Tensor]:
+        """The window for a commit. Collective."""
+        self._read()
+        return self.window.state()
+
     def _tell(self, outcome: Outcome) -> None:
+        self._read()
         window = dict(zip(self._config.tasks, self.window.close_part(), strict=True))
         steps, seconds, memory = outcome.step - self._last, self._slowest(), self._memory()
         self._last = outcome.step

@@ -11,14 +11,13 @@ from torch import Tensor
 from dist_mtl.checkpoint import format as commits
 from dist_mtl.checkpoint import store
 from dist_mtl.config import Config, RunConfig
-from dist_mtl.config_file import parse
-from dist_mtl.data.batch import Batch, Carried
+from dist_mtl.config.file import parse
+from dist_mtl.data.batch import Carried
 from dist_mtl.data.funnel import spaces
 from dist_mtl.data.loader import Dataset
 from dist_mtl.errors import ConfigError, NonFiniteError
 from dist_mtl.metrics.recalibration import Fit, Recalibration
 from dist_mtl.model.correction import undo_sampling
-from dist_mtl.model.mtl import Outputs
 from dist_mtl.model.tower import funnel, logit_of
 from dist_mtl.parallel.feed import batches
 from dist_mtl.parallel.runtime import Runtime
@@ -50,17 +49,20 @@ class Readings:
         return self.logits_BM, self.labels_BM, self.weights_BM
 
 
-def read(outputs: Outputs, batch: Batch, head: str, adjustment: Adjustment = AS_IT_IS) -> Readings:
-    """What the towers say of a batch: each task on its own space."""
-    chances = funnel(outputs.logits_BT.detach(), head)
+@torch.no_grad()
+def read(
+    logits_BT: Tensor, labels_BT: Tensor, weight_B: Tensor, head: str, adjustment: Adjustment = AS_IT_IS
+) -> Readings:
+    """What the towers say of B rows: each task on its own space."""
+    chances = funnel(logits_BT, head)
     if adjustment.kept is not None:
         chances = undo_sampling(chances, adjustment.kept)
     logs, labels, weights = [], [], []
-    for space in spaces(batch.labels_BT.shape[1], head != "independent"):
+    for space in spaces(labels_BT.shape[1], head != "independent"):
         everywhere = space.given is None
         logs.append((chances.joint_BT if everywhere else chances.conditional_BT)[:, space.label])
-        labels.append(batch.labels_BT[:, space.label])
-        weights.append(batch.weight_B if everywhere else batch.weight_B * batch.labels_BT[:, space.given])
+        labels.append(labels_BT[:, space.label])
+        weights.append(weight_B if everywhere else weight_B * labels_BT[:, space.given])
     logits_BM = logit_of(torch.stack(logs, dim=1))
     for m, recalibrated in enumerate(adjustment.maps):
         if recalibrated is not None:
@@ -103,7 +105,8 @@ def score(
         start, bad = None, torch.zeros((), dtype=torch.int64, device=rt.device)
         for batch in batches(dataset, rt):
             batch = batch.to(rt.device)
-            readings, rows = read(model.module(batch), batch, config.model.head, adjustment), batch.carried
+            rows, logits_BT = batch.carried, model.module(batch).logits_BT
+            readings = read(logits_BT, batch.labels_BT, batch.weight_B, config.model.head, adjustment)
             start = rows.first_row if start is None else start
             bad += (~readings.logits_BM[: rows.num_rows].isfinite()).sum()
             finite = replace(readings, logits_BM=readings.logits_BM.nan_to_num())

@@ -15,6 +15,7 @@ from dist_mtl.checkpoint.store import Progress
 from dist_mtl.config import Config
 from dist_mtl.data import manifest
 from dist_mtl.data.batch import Batch
+from dist_mtl.data.classes import count_classes
 from dist_mtl.data.loader import Dataset
 from dist_mtl.data.synthetic import write_sample
 from dist_mtl.errors import DataError
@@ -56,6 +57,34 @@ def open_data(config: Config, rt: Runtime, observer: Observer) -> Data:
     test = open_test(config.data.test, config, rt) if config.data.test else None
     validation = test if config.data.validation is None else open_test(config.data.validation, config, rt)
     return Data(train, validation if config.evaluation_steps else None, test)
+
+
+def check_classes(data: Data, config: Config, rt: Runtime, observer: Observer) -> None:
+    """Tell of tasks that a dataset can not judge. Raises DataError, on every rank, if `select` is to go by one."""
+    sets = {str(test.dataset.folder): test.dataset for test in (data.test, data.validation) if test is not None}
+    for folder, dataset in sets.items():
+        lacking = _one_class(dataset, config, rt)
+        if config.select is not None and folder == str(data.validation.dataset.folder):
+            judged = sorted(t for t in lacking if any(name.startswith(f"{t}.") for name in config.select.metrics))
+            rt.all_ranks(lambda tasks=judged, place=folder: _refuse_selection(tasks, place))
+        for task in lacking:
+            message = f"{folder}: one class only for {task.upper()}, so its AUC and NE are not defined there"
+            observer.event("warning", message=message)
+
+
+def _one_class(dataset: Dataset, config: Config, rt: Runtime) -> list[str]:
+    """The tasks of which a dataset has no positive, or nothing else."""
+    counts = rt.all_ranks(lambda: count_classes(dataset, rt.rank, rt.size))
+    total = rt.all_reduce(torch.from_numpy(counts).to(rt.device)).tolist()
+    return [task for task, both in zip(config.tasks, total, strict=True) if not all(both)]
+
+
+def _refuse_selection(tasks: list[str], folder: str) -> None:
+    if tasks:
+        raise DataError(
+            f"select.metrics: {folder} has one class only for {', '.join(tasks)}, so their metrics are not defined there; "
+            f"validate on more rows, or select by another task"
+        )
 
 
 def _make_sample(config: Config, observer: Observer) -> None:
@@ -131,7 +160,7 @@ class Session:
         """Commit the state after this step. Returns the progress with the counts until now."""
         started = time.monotonic()
         progress = replace(progress, counts=self.pace.counts())
-        window, digest = self.pace.window.state(), self.data.train.manifest.digest
+        window, digest = self.pace.window_state(), self.data.train.manifest.digest
         folder = store.save(self.model, progress, window, reason, self.config, digest, self.rt)
         seconds = time.monotonic() - started
         self.observer.event("commit", step=progress.step, seconds=seconds, folder=str(folder), reason=reason)

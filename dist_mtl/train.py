@@ -13,7 +13,7 @@ from dist_mtl.parallel.feed import batches
 from dist_mtl.parallel.pipeline import train_step
 from dist_mtl.parallel.runtime import runtime
 from dist_mtl.sanity import FirstRows
-from dist_mtl.session import Session, observing, open_data
+from dist_mtl.session import Session, check_classes, observing, open_data
 
 
 def train(config: Config) -> Evaluation | None:
@@ -25,6 +25,7 @@ def train(config: Config) -> Evaluation | None:
     check_world(config)
     with runtime(config.run) as rt, observing(config, rt) as observer:
         data = open_data(config, rt, observer)
+        check_classes(data, config, rt, observer)
         due = Due(config, num_steps(config, data.train))
         objective = Objective.of(config)
         model, pace = build(config, rt, due.steps), Pace(config, rt, observer, due.steps, objective.names)

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from dist_mtl.config import Config
-from dist_mtl.config_file import parse
+from dist_mtl.config.file import parse
 from dist_mtl.data.manifest import Manifest
 from dist_mtl.data.writer import write_dataset
 

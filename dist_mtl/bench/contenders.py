@@ -19,10 +19,9 @@ from dist_mtl.assemble import build, open_dataset
 from dist_mtl.bench.shape import Shape
 from dist_mtl.data.batch import Batch
 from dist_mtl.data.loader import Dataset
-from dist_mtl.model.embedding import tables_of
 from dist_mtl.metrics.window import TrainingWindow
+from dist_mtl.model.embedding import tables_of
 from dist_mtl.model.loss import Objective
-from dist_mtl.model.mtl import Outputs
 from dist_mtl.parallel.feed import batches
 from dist_mtl.parallel.pipeline import train_step
 from dist_mtl.parallel.runtime import Runtime
@@ -79,11 +78,10 @@ def _metrics(shape: Shape, folder: str, dataset: Dataset, rt: Runtime) -> Steps:
     window = TrainingWindow(len(config.tasks), rt)
     batch = next(held)
     logits_BT = torch.randn(len(batch.weight_B), 2, generator=torch.Generator().manual_seed(1)) - 3
-    outputs = Outputs(batch.dense_BD, (), logits_BT)
 
     def steps(count: int) -> None:
         for step in range(1, count + 1):
-            window.update(*read(outputs, batch, config.model.head).columns)
+            window.update(*read(logits_BT, batch.labels_BT, batch.weight_B, config.model.head).columns)
             if step % STATUS == 0:
                 window.close_part()
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from dist_mtl.config import Config
-from dist_mtl.config_file import parse
+from dist_mtl.config.file import parse
 
 
 @dataclass(frozen=True)

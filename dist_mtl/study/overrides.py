@@ -8,7 +8,7 @@ Overrides = dict[str, Any]  # "model.backbone" = { kind = "mmoe" }; the value re
 
 
 def texts(overrides: Overrides) -> tuple[str, ...]:
-    """`KEY=VALUE` for each, in the order of the file; `config_file.load` reads them back as the same values."""
+    """`KEY=VALUE` for each, in the order of the file; `config.file.load` reads them back as the same values."""
     return tuple(f"{key}={toml(value)}" for key, value in overrides.items())
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dist_mtl.config import Config
-from dist_mtl.config_file import parse, read_toml
-from dist_mtl.config_rules import readings
+from dist_mtl.config.file import parse, read_toml
+from dist_mtl.config.rules import readings
 from dist_mtl.data import manifest
 from dist_mtl.errors import ConfigError
 from dist_mtl.hints import nearest

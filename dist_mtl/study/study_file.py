@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from dist_mtl.config import Positive, Section, Seed
-from dist_mtl.config_file import read_toml
+from dist_mtl.config.file import read_toml
 from dist_mtl.errors import ConfigError
 from dist_mtl.hints import nearest
 from dist_mtl.study.overrides import Overrides, problems

@@ -14,7 +14,7 @@ import torch
 
 from dist_mtl.assemble import build, open_dataset
 from dist_mtl.config import Config
-from dist_mtl.config_file import parse, read_toml
+from dist_mtl.config.file import parse, read_toml
 from dist_mtl.data.writer import write_dataset
 from dist_mtl.model.loss import Objective
 from dist_mtl.parallel.feed import batches

@@ -148,4 +148,5 @@ def test_an_undefined_metric_can_not_select(folder: Path) -> None:
     write_dataset(folder / "no-clicks", [table.filter(table.column("click").to_numpy() == 0)])
     config = settings(folder, "undefined", *SELECT, f"data.validation='{folder / 'no-clicks'}'")
     exits = Cluster(2).start(whole, config).wait(60)
-    assert all("`ctr.ne` is not defined on the validation rows" in e.trace for e in exits)
+    assert all("has one class only for ctcvr, ctr, so their metrics" in e.trace for e in exits)
+    assert not events(folder / "undefined", "step"), "told before anything is trained"

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dist_mtl.config import PICO, AdaFTR, Config, FixedAlignment
-from dist_mtl.config_file import parse
+from dist_mtl.config.file import parse
 from dist_mtl.data.batch import Batch
 from dist_mtl.data.loader import Dataset
 from dist_mtl.errors import ConfigError

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dist_mtl.config import Config, MMoE, SharedBottom
-from dist_mtl.config_file import load, parse
+from dist_mtl.config.file import load, parse
 from dist_mtl.errors import ConfigError
 from tests import samples
 
@@ -195,7 +195,7 @@ def test_tables_of_features() -> None:
 
 
 def test_no_torch_is_imported_for_a_configuration() -> None:
-    code = "import sys, dist_mtl.config_file, dist_mtl.data.order; print({'torch', 'pyarrow'} & set(sys.modules))"
+    code = "import sys, dist_mtl.config.file, dist_mtl.data.order; print({'torch', 'pyarrow'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert done.stdout.strip() == "set()", done.stderr
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from dist_mtl.config_file import load, parse
+from dist_mtl.config.file import load, parse
 from dist_mtl.data import manifest
 from dist_mtl.data.convert import movielens, tabular
 from dist_mtl.data.convert.profile import SKETCH, Profile

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dist_mtl.config_file import parse
+from dist_mtl.config.file import parse
 from dist_mtl.data.batch import collate
 from dist_mtl.data.encode import LEAST_WEIGHT, MOST_WEIGHT, NO_ID, Encoder, Rows
 from dist_mtl.data.hashing import hash_ids, hash_strings, key

@@ -34,7 +34,7 @@ def test_evaluation_and_comparison_count_the_same_rows(count: int) -> None:
     labels_NL = np.cumprod(draw.random((200, count)) < 0.6, axis=1).astype(bool)
     weights_N = draw.integers(0, 3, 200).astype(np.float32)
     batch = SimpleNamespace(labels_BT=torch.from_numpy(labels_NL).float(), weight_B=torch.from_numpy(weights_N))
-    readings = read(SimpleNamespace(logits_BT=torch.randn(200, count)), batch, "esmm")
+    readings = read(torch.randn(200, count), batch.labels_BT, batch.weight_B, "esmm")
     logits_MN = readings.logits_BM.T.numpy()
     joint = Joint(tuple("t" * len(logits_MN)), logits_MN, logits_MN, labels_NL.T, weights_N, {}, {})
     for task in range(len(logits_MN)):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dist_mtl.config import Config
-from dist_mtl.config_file import load, parse
+from dist_mtl.config.file import load, parse
 from dist_mtl.data.batch import Batch, collate
 from dist_mtl.data.encode import Encoder
 from dist_mtl.errors import ConfigError

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from dist_mtl.config_file import parse
+from dist_mtl.config.file import parse
 from dist_mtl.data.keys import keys_of
 from dist_mtl.data.writer import write_dataset
 from dist_mtl.errors import DataError

@@ -13,7 +13,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from dist_mtl.config import SampleLogs
-from dist_mtl.config_file import load
+from dist_mtl.config.file import load
 from dist_mtl.data import draws, manifest, shop
 from dist_mtl.data.hashing import random_bits
 from dist_mtl.data.synthetic import SHARD_ROWS, BenchmarkLogs, Ceiling, generate, write_logs, write_sample

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dist_mtl.config_rules import table_name_for
+from dist_mtl.config.rules import table_name_for
 from dist_mtl.data.hashing import hash_strings, mix
 
 SKETCH = 4096  # hashes kept per column: cardinalities are exact below it, within 3 % (two sigma) above

@@ -1,0 +1,188 @@
+"""The typed, frozen configuration of a run. Imports no torch, so that a mistake is told in milliseconds.
+
+TOML -> `load()` -> `Config`. A key that does not exist is an error that names the nearest one; a value of the wrong
+type is an error, never a conversion. Every default stands here once, with its unit and its reason.
+"""
+
+from itertools import pairwise
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from dist_mtl.config.data import (
+    AnyFeature,
+    BagFeature,
+    BucketFeature,
+    DataConfig,
+    DenseFeature,
+    Feature,
+    IdFeature,
+    SampleLogs,
+    TableConfig,
+    TableFeature,
+)
+from dist_mtl.config.model import (
+    AITM,
+    PICO,
+    PLE,
+    AdaFTR,
+    Alignment,
+    AnyAlignment,
+    Counterfactual,
+    CrossInteraction,
+    DotInteraction,
+    FixedAlignment,
+    LearnedAlignment,
+    MMoE,
+    ModelConfig,
+    NoAlignment,
+    NoInteraction,
+    NoPairwise,
+    OMoE,
+    PWiseR,
+    SharedBottom,
+    SingleTask,
+    Temperature,
+)
+from dist_mtl.config.section import MAX_COUNT, Dim, Population, Positive, Seconds, Section, Seed, Share, Widths
+
+
+class EmbeddingOptim(Section):
+    """The embedding optimizer, fused into the backward pass. The Adam family has CUDA kernels only."""
+
+    kind: Literal["rowwise_adagrad", "adagrad", "sgd", "adam", "partial_rowwise_adam"] = "rowwise_adagrad"
+    lr: Annotated[float, Field(gt=0)] = 0.02
+    eps: Annotated[float, Field(gt=0)] | None = None  # none: 1e-8 for the kinds that have one (all but sgd)
+
+
+class DenseOptim(Section):
+    """AdamW for everything that is not a table, with a linear warm-up."""
+
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+
+
+class OptimConfig(Section):
+    """Both optimizers; `decay` takes both learning rates to zero over the run, or leaves them constant."""
+
+    decay: Literal["none", "linear", "cosine"] = "none"
+    embedding: EmbeddingOptim = EmbeddingOptim()
+    dense: DenseOptim = DenseOptim()
+
+
+class TrainConfig(Section):
+    """The loop. Steps count global optimizer steps from 1."""
+
+    global_batch: Positive = 4096
+    epochs: Positive = 1
+    max_steps: Positive | None = None
+    log_every: Positive = 50  # steps
+    checkpoint_every: Positive = 500  # steps
+    evaluate_every: Positive | None = None  # steps; none: at the end only
+    evaluate_every_rows: Positive | None = None  # the same in rows, whatever the batch
+    keep: Annotated[int, Field(ge=2)] = 2  # commits; one may turn out damaged, so never fewer than 2
+
+
+class MetricsConfig(Section):
+    """What an evaluation tells besides each task's metrics on its own space. Columns of the data, features or not."""
+
+    slices: tuple[str, ...] = ()  # every metric for each value of these columns; a bucketised feature by its buckets
+    max_slices: Annotated[int, Field(ge=2, le=10_000)] = (
+        50  # values a column, by rows; the others are one slice, `other`
+    )
+    groups: tuple[str, ...] = ()  # GAUC, NDCG and MRR within the rows of one value: a user, a search
+    ndcg_at: Annotated[tuple[Positive, ...], Field(min_length=1)] = (5, 10)
+
+
+class SelectConfig(Section):
+    """Which commit is the best, and when to stop: by a weighted mix of an evaluation's metrics.
+
+    `metrics`: "ctcvr.auc" = 1.0. TASK.METRIC with auc, logloss, ne, pcoc, ece; or TASK.COLUMN.METRIC with gauc, mrr, ndcg@10
+    for a column of metrics.groups. Better always counts up: the sign is the metric's own; pcoc counts as -|log pcoc|.
+    """
+
+    metrics: Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)]
+    patience: Positive | None = None  # evaluations without a gain, then the run stops; none: it only marks the best
+    min_gain: Annotated[float, Field(ge=0)] = 0.0  # what the mix must rise by to be a gain
+
+
+class DiagnoseConfig(Section):
+    """What a step tells of itself for the report: temperatures, relatedness, similarities, gates, the tasks' gradients."""
+
+    every: Positive | None = None  # steps; none: never, which costs nothing
+
+
+class RunConfig(Section):
+    dir: str
+    tensorboard: bool = False  # also write RUN/tensorboard; needs the extra `tensorboard`
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Annotated[int, Field(gt=0, le=4096)] | None = (
+        None  # of the dense kernels, per rank; none: what the launcher set
+    )
+    start_timeout: Seconds = 600  # seconds for start-up collectives: ranks import, read and plan at their own pace
+    step_timeout: Seconds = 300  # seconds for a collective after step 1; a healthy step takes well under one
+
+
+class Config(Section):
+    """One training run, complete. Equal configs on equal data give equal bits."""
+
+    seed: Seed = 1
+    run: RunConfig
+    data: DataConfig
+    tables: dict[str, TableConfig] = {}
+    features: Annotated[dict[str, AnyFeature], Field(min_length=1)]
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+    train: TrainConfig = TrainConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    select: SelectConfig | None = None
+    diagnose: DiagnoseConfig = DiagnoseConfig()
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What is reported for the funnel: `ctr`, `cvr`, `ctcvr` for two labels; else P(b|a) and P(b) by label.
+
+        Labels that are no funnel: each by its name.
+        """
+        labels = self.data.labels
+        if not self.data.funnel:
+            return labels
+        if len(labels) == 2:
+            return ("ctr", "cvr", "ctcvr")
+        rest = [name for before, label in pairwise(labels) for name in (f"{label}|{before}", label)]
+        return (labels[0], *rest)
+
+    @property
+    def evaluation_steps(self) -> int | None:
+        """Steps between evaluations on the way; None: only at the end."""
+        if (rows := self.train.evaluate_every_rows) is not None:
+            return -(-rows // self.train.global_batch)
+        return self.train.evaluate_every
+
+    @property
+    def validation(self) -> str | None:
+        """The dataset that is evaluated on the way."""
+        return self.data.validation or self.data.test
+
+    @property
+    def all_tables(self) -> dict[str, TableConfig]:
+        """The declared tables, then those that bucketised features imply."""
+        implied = {
+            name: TableConfig(rows=len(f.boundaries) + 1, dim=f.dim)
+            for name, f in self.features.items()
+            if isinstance(f, BucketFeature)
+        }
+        return {**self.tables, **implied}
+
+    def table_of(self, feature: str) -> str | None:
+        """The table that a feature is looked up in; None for a dense feature."""
+        spec = self.features[feature]
+        return (spec.table or feature) if isinstance(spec, TableFeature) else None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        from dist_mtl.config.rules import check  # the rules need the classes above
+
+        check(self)
+        return self

@@ -1,0 +1,21 @@
+"""What the sections of a configuration are made of: numbers with their bounds, and the strict base class."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+# No count here needs more, and up to 2**43 rows of a table have initial values of their own (model/embedding.py).
+MAX_COUNT = 2**43
+Positive = Annotated[int, Field(gt=0, le=MAX_COUNT)]
+Population = Annotated[int, Field(gt=0, le=2**31)]  # of the sample logs, which hold arrays as long in memory
+Dim = Annotated[int, Field(gt=0, le=2**16, multiple_of=4)]  # a multiple of 4: FBGEMM's vector width
+Seconds = Annotated[int, Field(gt=0, le=10**6)]  # 11 days; a C++ duration overflows beyond 292 years
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # int64
+Widths = Annotated[tuple[Positive, ...], Field(min_length=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A frozen table of the configuration file; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
