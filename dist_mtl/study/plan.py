@@ -18,6 +18,7 @@ from dist_mtl.config import Config
 from dist_mtl.config.file import parse, read_toml
 from dist_mtl.config.rules import readings
 from dist_mtl.data import manifest
+from dist_mtl.data.synthetic import write_sample
 from dist_mtl.errors import ConfigError
 from dist_mtl.hints import nearest
 from dist_mtl.study.overrides import problems, texts
@@ -165,6 +166,8 @@ class Plan:
             rows = {"data.train": self.study.tune.fit, "data.test": self.study.tune.validation}
         settings = (*self._recipe(pair, candidate), *texts({"seed": seed, **rows}))
         config = self._parse(settings, place)
+        if config.data.sample is not None:
+            write_sample(config.data.sample, config.data.train, config.data.test)  # what is there already stays
         name = f"{'-'.join(pair)}-{'tune-' if stage == 'tune' else ''}seed{seed}-{_digest(pair, config)}"
         last = texts({"run.dir": str(Path(self.study.dir) / "cells" / name)})
         return Cell(stage, *pair, candidate, seed, (*settings, *last), self._parse((*settings, *last), place))
