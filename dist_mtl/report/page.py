@@ -1,6 +1,7 @@
 """A run -> one HTML file."""
 
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -26,8 +27,8 @@ def write(run_dir: str, out: str | None = None) -> Path:
     return path
 
 
-def render(run: Run) -> str:
-    """The page. It refers to nothing outside of itself, and holds no script."""
+def html(template: str, **values: Any) -> str:
+    """A template of this folder, filled. The page refers to nothing outside of itself, and holds no script."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,  # names of columns, slices and folders come from data
@@ -35,10 +36,18 @@ def render(run: Run) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    return environment.get_template(template).render(version=__version__, **values)
+
+
+def render(run: Run) -> str:
+    """The page of a run."""
     sections = (*quality.sections(run), *training.sections(run), *system.sections(run))
     word, tone = headline.state(run)
-    return environment.get_template("page.html").render(
-        run=run,
+    return html(
+        "page.html",
+        kind="Training report",
+        title=run.name,
+        folder=run.folder,
         state=word,
         tone=tone,
         story=f"{headline.story(run)} {headline.verdict(run)}".strip(),
@@ -46,5 +55,4 @@ def render(run: Run) -> str:
         tiles=headline.tiles(run),
         figures=headline.figures(run),
         sections=[section for section in sections if section.blocks or section.missing],
-        version=__version__,
     )

@@ -15,9 +15,9 @@ from scipy import stats
 from dist_mtl.errors import ConfigError, DataError
 from dist_mtl.metrics.paired import holm
 from dist_mtl.report.blocks import Cell, Code, Column, Section, Table
+from dist_mtl.report.page import html
 from dist_mtl.study.markdown import markdown
 from dist_mtl.study.overrides import texts, toml
-from dist_mtl.study.page import render
 from dist_mtl.study.paired import corrected, over_backbones, over_seeds
 from dist_mtl.study.plan import Plan, open_study
 from dist_mtl.study.run import best_of
@@ -249,7 +249,8 @@ def test_what_others_wrote_stays_text() -> None:
     evil = '<script>alert(1)</script> a|b & "c"'
     table = Table((Column("cell", numeric=False), Column(evil)), ((Cell(evil, evil), Cell("1")),))
     parts = [Section("x", evil, (table, Code("lines", ("```", evil))), evil)]
-    page, text = render(evil, evil, parts), markdown("title", parts)
+    page = html("base.html", kind="Study", title=evil, story=evil, sections=parts, folder=evil)
+    text = markdown("title", parts)
     assert "<script" not in page and "&lt;script&gt;" in page and "http" not in page.replace("http-equiv", "")
     [row] = [line for line in text.splitlines() if line.startswith("| &lt;script")]
     assert row.replace("\\|", "").count("|") == 3
