@@ -1,4 +1,4 @@
-"""A dataset and the weights at hand -> every task's metrics on its own space, by slice, and within users or searches."""
+"""A dataset and the weights at hand -> every task's metrics on its own space, by slice, within users or searches."""
 
 import math
 import time
@@ -72,12 +72,12 @@ class Evaluation:
                 return value
 
     def score(self, spec: SelectConfig) -> float:
-        """The weighted mix that `select.metrics` asks for; more is better. Raises DataError if a metric is not defined."""
+        """The weighted mix that `select.metrics` asks for; more is better. Raises DataError if one is not defined."""
         gains = {name: self.gain(name) for name in spec.metrics}
         if undefined := [name for name, gain in gains.items() if math.isnan(gain)]:
             raise DataError(
-                f"select.metrics: `{undefined[0]}` is not defined on the validation rows (one class only, or no row of its "
-                f"space); validate on more rows, or select by another metric"
+                f"select.metrics: `{undefined[0]}` is not defined on the validation rows (one class only, or no row of "
+                f"its space); validate on more rows, or select by another metric"
             )
         return sum(weight * gains[name] for name, weight in spec.metrics.items())
 
@@ -94,7 +94,7 @@ class TestSet:
 
 
 def open_test(folder: str, config: Config, rt: Runtime) -> TestSet:
-    """Open what an evaluation needs of a dataset. Raises DataError on every rank: the dataset, or a column of `metrics`."""
+    """Open what an evaluation needs of a dataset. Raises DataError on every rank: dataset, or a column of `metrics`."""
     groups = tuple((name, column_of(config, name)) for name in config.metrics.groups)
     carry = [column_of(config, name) for name in config.metrics.slices] + [column for _, column in groups]
     dataset = open_to_score(folder, config, rt, carry)
@@ -173,8 +173,8 @@ def evaluate_run(
 ) -> tuple[Evaluation, str]:
     """Evaluate a commit of a run on `data` (default: its own data.test), on any number of ranks.
 
-    `which`, `overrides` and `raw` as in `scoring.find`. Returns the evaluation and a title. Raises CheckpointError if the
-    run has no such commit, ConfigError without data.
+    `which`, `overrides` and `raw` as in `scoring.find`. Returns the evaluation and a title. Raises CheckpointError if
+    the run has no such commit, ConfigError without data.
     """
     with runtime(RunConfig(dir=run_dir)) as rt:
         trained = find(run_dir, which, tuple(overrides), raw, rt)

@@ -47,7 +47,7 @@ class Pace:
         self._counts = torch.zeros(len(COUNTS), dtype=torch.float64)
 
     def timed(self, source: Iterator[Batch]) -> Iterator[Batch]:
-        """`source`, with the time spent waiting for it measured; what passes between batches and is no phase is lost."""
+        """`source`, with the time of waiting for it measured; what passes between batches and is no phase is lost."""
         self._started = time.monotonic()
         self.watch.lap("start")
         for batch in source:
@@ -119,7 +119,7 @@ class Pace:
         return {"host_bytes": host, "device_bytes": device}
 
     def counts(self) -> dict[str, int]:
-        """What the data policies did to the rows trained since the run began, over all ranks and restarts. Collective."""
+        """What data policies did to the rows trained since the run began, over all ranks and restarts. Collective."""
         here = self._rt.all_reduce(self._counts.to(self._rt.device, copy=True)).tolist()
         return {name: self._before.get(name, 0) + int(count) for name, count in zip(COUNTS, here, strict=True)}
 

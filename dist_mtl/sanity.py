@@ -1,4 +1,4 @@
-"""Looks at the first rows of a run for what would make its metrics lie; each check is a bug that users of peers reported.
+"""Looks at the first rows of a run for what would make its metrics lie; each check is a bug that peers' users reported.
 
 A label (or a copy of it) among the features gives an AUC of 1; two tasks with one label, or with one prediction, train
 one model twice; a task without a positive, or with nothing else, learns nothing. (Conversions without clicks are the
@@ -17,7 +17,7 @@ from dist_mtl.data.encode import NO_ID, Encoder
 from dist_mtl.errors import DataError
 
 STEPS = 8  # of the run that are looked at
-FEWEST = 20  # rows of the rarer class: with 20 positives, a feature that is none of its causes parts them by chance never
+FEWEST = 20  # rows of the rarer class: with 20 positives, a feature that is no cause of them never parts them by chance
 GROUP = 5  # rows that an id must have for its labels to say something: a user seen once is always of one class
 
 
@@ -58,14 +58,14 @@ class FirstRows:
             leaks = [n for d, n in enumerate(encoder.dense) if separates(dense_ND[:, d], labels_NT[:, t])]
             leaks += [n for s, n in enumerate(encoder.singles) if decides(ids_NS[:, s], labels_NT[:, t])]
             problems += [
-                f"features.{name}: it tells the label `{label}` without an error on the first {len(labels_NT):,} rows, so "
-                f"it is the label or was made from it; a model that sees it learns nothing. Remove the feature, or, if "
-                f'it really is known before the impression, set data.leaks = "warn"'
+                f"features.{name}: it tells the label `{label}` without an error on the first {len(labels_NT):,} rows, "
+                f"so it is the label or was made from it; a model that sees it learns nothing. Remove the feature, or, "
+                f'if it really is known before the impression, set data.leaks = "warn"'
                 for name in leaks
             ]
         twins = [
-            f"data.labels: `{names[a]}` and `{names[b]}` are equal on the first {len(labels_NT):,} rows: one task twice. "
-            f"Remove one of them, or correct its column"
+            f"data.labels: `{names[a]}` and `{names[b]}` are equal on the first {len(labels_NT):,} rows: one task "
+            f"twice. Remove one of them, or correct its column"
             for a in range(len(names))
             for b in range(a + 1, len(names))
             if _rarer(labels_NT[:, a]) >= FEWEST and (labels_NT[:, a] == labels_NT[:, b]).all()
@@ -106,10 +106,13 @@ def _constant(names: tuple[str, ...], labels_NT: np.ndarray) -> list[str]:
         space = labels_NT[:, t - 1] if t else np.ones(len(labels_NT), bool)
         values = labels_NT[space, t]
         if len(values) and values.all():
-            found.append(f"`{label}` is set on all of the first {len(values):,} rows of its space: nothing to learn there")
+            found.append(
+                f"`{label}` is set on all of the first {len(values):,} rows of its space: nothing to learn there"
+            )
         elif not values.any():
             found.append(
-                f"`{label}` is set on none of the first {len(values):,} rows of its space: its task learns nothing from them"
+                f"`{label}` is set on none of the first {len(values):,} rows of its space: its task learns nothing "
+                f"from them"
             )
     return found
 
@@ -117,7 +120,8 @@ def _constant(names: tuple[str, ...], labels_NT: np.ndarray) -> list[str]:
 def _alike(names: tuple[str, ...], logits_NT: np.ndarray) -> list[str]:
     varied = np.ptp(logits_NT, axis=0) > 0
     return [
-        f"the towers of `{names[a]}` and `{names[b]}` predict the same for every row; are their labels and weights apart?"
+        f"the towers of `{names[a]}` and `{names[b]}` predict the same for every row; are their labels and "
+        f"weights apart?"
         for a in range(len(names))
         for b in range(a + 1, len(names))
         if varied[a] and np.array_equal(logits_NT[:, a], logits_NT[:, b])

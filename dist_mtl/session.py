@@ -82,8 +82,8 @@ def _one_class(dataset: Dataset, config: Config, rt: Runtime) -> list[str]:
 def _refuse_selection(tasks: list[str], folder: str) -> None:
     if tasks:
         raise DataError(
-            f"select.metrics: {folder} has one class only for {', '.join(tasks)}, so their metrics are not defined there; "
-            f"validate on more rows, or select by another task"
+            f"select.metrics: {folder} has one class only for {', '.join(tasks)}, so their metrics are not defined "
+            f"there; validate on more rows, or select by another task"
         )
 
 

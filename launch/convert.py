@@ -1,5 +1,6 @@
 """Make a dataset of other data.
 
+One command for each kind of source:
     python launch/convert.py csv my.csv OUT --click clicked --conversion bought --bag tags:; --split-by user
     python launch/convert.py movielens ../shared/data/ml100k data/movielens
     python launch/convert.py manifest FOLDER        # of Parquet files that are there already, or that have changed

@@ -1,4 +1,7 @@
-"""Evaluate a run: python launch/evaluate.py RUN [--data FOLDER] [--set=metrics.slices=[\"day\"]]. On any number of ranks."""
+"""Evaluate a run: python launch/evaluate.py RUN [--data FOLDER] [--set=metrics.slices=[\"day\"]].
+
+On any number of ranks.
+"""
 
 from dist_mtl.cli import Parser, add_overrides, run
 

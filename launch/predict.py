@@ -1,7 +1,7 @@
 """Score a dataset by a run: python launch/predict.py RUN DATA OUT [--keep user_id,price]. On any number of ranks.
 
-OUT holds row_number, the labels if DATA has them, the columns of the run's metrics, what --keep names, and for every task
-logit_TASK and p_TASK; corrected for down-sampled logs and recalibrated, unless --raw.
+OUT holds row_number, the labels if DATA has them, the columns of the run's metrics, what --keep names, and for every
+task logit_TASK and p_TASK; corrected for down-sampled logs and recalibrated, unless --raw.
 """
 
 from dist_mtl.cli import Parser, run

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from dist_mtl.config import Config
 from dist_mtl.config.file import parse
@@ -51,6 +52,11 @@ def logs(rows: int, seed: int = 0) -> pa.Table:
 def write_logs(folder: str | Path, rows: int, seed: int = 0, files: int = 2, group_rows: int = 100) -> Manifest:
     """Write `logs(rows, seed)` as a dataset of `files` files with row groups of `group_rows` rows."""
     return write_dataset(folder, [logs(rows, seed)], file_rows=-(-rows // files), row_group_rows=group_rows)
+
+
+def rows_of(folder: Path) -> pa.Table:
+    """Every row of a dataset's files, in their order."""
+    return pa.concat_tables(pq.read_table(path) for path in sorted(folder.glob("*.parquet")))
 
 
 def tree(folder: str | Path, sharding: str = "table_wise") -> dict[str, Any]:

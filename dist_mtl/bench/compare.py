@@ -1,4 +1,4 @@
-"""Contenders side by side: every round asks each of them for a few steps in turn, so that a noisy machine hits all alike.
+"""Contenders side by side: every round asks each of them for a few steps in turn, so a noisy machine hits all alike.
 
 Each contender lives in processes of its own that wait while the others run. A ratio is taken within a round; reported
 are the median over rounds and its quartiles. The absolute rows/s are medians too, and depend on the machine's mood.

@@ -1,6 +1,6 @@
 """torch-rechub's own MTLTrainer on the same shape, in its own environment: run by path, imports nothing of ours.
 
-    PYTHON rechub.py ROWS IDS DENSE DIM BATCH       then a number of steps a line on stdin, seconds a line on stdout
+`PYTHON rechub.py ROWS IDS DENSE DIM BATCH`, then a number of steps a line on stdin, seconds a line on stdout.
 """
 
 import contextlib

@@ -40,6 +40,7 @@ def profile(shape: Shape, folder: str, threads: int) -> str:
     updates = 1e3 * floor.row_seconds * shape.batch * shape.ids
     lines += [
         "",
-        f"Floor: {products:.0f} ms of products at {floor.gemm_flops / 1e9:.0f} GFLOP/s + {updates:.0f} ms of random rows.",
+        f"Floor: {products:.0f} ms of products at {floor.gemm_flops / 1e9:.0f} GFLOP/s + "
+        f"{updates:.0f} ms of random rows.",
     ]
     return "\n".join(lines)

@@ -109,8 +109,8 @@ def check_same_run(commit: Commit, config: Config, manifest: str, steps: int, fo
     """Raise CheckpointError if `config` on this dataset, for `steps` steps, would not continue the run of `commit`."""
     if commit.step > steps:
         raise CheckpointError(
-            f"{folder}: trained {commit.step} steps, more than the {steps} that this run is to have; raise train.epochs or "
-            f"train.max_steps, or choose another run.dir"
+            f"{folder}: trained {commit.step} steps, more than the {steps} that this run is to have; raise "
+            f"train.epochs or train.max_steps, or choose another run.dir"
         )
     before, now = _flat(commit.config), _flat(config.model_dump(mode="json"))
     free = FREE if config.optim.decay == "none" else tuple(k for k in FREE if k not in DECAYING)
@@ -123,8 +123,8 @@ def check_same_run(commit: Commit, config: Config, manifest: str, steps: int, fo
         )
     if commit.manifest != manifest:
         raise CheckpointError(
-            f"{folder}: made with another version of the dataset (manifest {commit.manifest[:12]}, now {manifest[:12]}); "
-            f"rows would be repeated or lost. Choose another run.dir, or restore the data"
+            f"{folder}: made with another version of the dataset (manifest {commit.manifest[:12]}, now "
+            f"{manifest[:12]}); rows would be repeated or lost. Choose another run.dir, or restore the data"
         )
 
 

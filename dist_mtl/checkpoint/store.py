@@ -47,7 +47,7 @@ def latest(run_dir: str | Path) -> Path | None:
 
 
 def find(run_dir: str | Path, which: str) -> Path:
-    """The folder of a commit: `latest`, a step, or `best`: the selected one, else the latest. Raises CheckpointError."""
+    """The folder of a commit: `latest`, a step, or `best` (the selected, else the latest). Raises CheckpointError."""
     newest = latest(run_dir)
     if newest is None:
         raise CheckpointError(f"{run_dir}: no complete commit in it; train first, or correct the path")
@@ -97,8 +97,8 @@ def save(
 def load(model: ShardedModel, folder: Path, window: Tensors | None = None, weights_only: bool = False) -> None:
     """Fill `model` and the tensors of `window` from a commit, resharding as needed.
 
-    `weights_only`: leave the optimizer states. Raises CheckpointError, on every rank, if a tensor is missing or differs in
-    shape.
+    `weights_only`: leave the optimizer states. Raises CheckpointError, on every rank, if a tensor is missing or differs
+    in shape.
     """
     if not weights_only:
         model.materialise_states()

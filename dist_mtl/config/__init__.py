@@ -98,8 +98,9 @@ class MetricsConfig(Section):
 class SelectConfig(Section):
     """Which commit is the best, and when to stop: by a weighted mix of an evaluation's metrics.
 
-    `metrics`: "ctcvr.auc" = 1.0. TASK.METRIC with auc, logloss, ne, pcoc, ece; or TASK.COLUMN.METRIC with gauc, mrr, ndcg@10
-    for a column of metrics.groups. Better always counts up: the sign is the metric's own; pcoc counts as -|log pcoc|.
+    `metrics`: "ctcvr.auc" = 1.0. TASK.METRIC with auc, logloss, ne, pcoc, ece; or TASK.COLUMN.METRIC with gauc, mrr,
+    ndcg@10 for a column of metrics.groups. Better always counts up: the sign is the metric's own; pcoc counts as
+    -|log pcoc|.
     """
 
     metrics: Annotated[dict[str, Annotated[float, Field(gt=0)]], Field(min_length=1)]
@@ -108,7 +109,7 @@ class SelectConfig(Section):
 
 
 class DiagnoseConfig(Section):
-    """What a step tells of itself for the report: temperatures, relatedness, similarities, gates, the tasks' gradients."""
+    """What a step tells of itself for the report: temperatures, relatedness, similarities, gates, tasks' gradients."""
 
     every: Positive | None = None  # steps; none: never, which costs nothing
 

@@ -27,8 +27,8 @@ class SampleLogs(Section):
 class DataConfig(Section):
     """Where the impressions are and in which order they are trained.
 
-    `labels` is the funnel: each label implies the one before it. A row that breaks this is refused or dropped (weight 0).
-    With `funnel` false no label implies another, and every row is as good as the next.
+    `labels` is the funnel: each label implies the one before it. A row that breaks this is refused or dropped (weight
+    0). With `funnel` false no label implies another, and every row is as good as the next.
     """
 
     train: str
@@ -42,7 +42,7 @@ class DataConfig(Section):
     violations: Literal["reject", "drop"] = "reject"
     leaks: Literal["reject", "warn"] = "reject"  # a feature that tells a label without an error on the first steps
     # Down-sampled training logs, one number a label: the share of the rows that stop short of this label (not clicked;
-    # clicked, not converted) that was kept. Scores are corrected for it, so test and validation are traffic as it comes.
+    # clicked, not converted) that was kept. Scores are corrected for it: test and validation are traffic as it comes.
     kept: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = None
     shuffle: bool = True
     shuffle_rows: Positive = 262_144  # rows of a shuffle window over all ranks; bounds the loader's memory
@@ -99,7 +99,7 @@ class BagFeature(TableFeature):
 
 
 class BucketFeature(TableFeature):
-    """A number looked up by its bucket: len(boundaries) + 1 rows, bucket k holds boundaries[k-1] <= x < boundaries[k]."""
+    """A number looked up by bucket: len(boundaries) + 1 rows, bucket k holds boundaries[k-1] <= x < boundaries[k]."""
 
     kind: Literal["bucket"]
     boundaries: Annotated[tuple[float, ...], Field(min_length=1)]
@@ -113,7 +113,7 @@ class BucketFeature(TableFeature):
 
 
 class DenseFeature(Feature):
-    """A number given to the network as (f(x) - mean) / std, f = sign(x) log(1 + |x|) if `log`, else x; null -> `fill`."""
+    """A number for the network: (f(x) - mean) / std with f = sign(x) log(1 + |x|) if `log`, else x; null -> `fill`."""
 
     kind: Literal["dense"]
     log: bool = False

@@ -86,7 +86,10 @@ def _data(config: "Config") -> Iterator[str]:
     data = config.data
     for key, folder in (("test", data.test), ("validation", data.validation)):
         if folder is not None and os.path.normpath(folder) == os.path.normpath(data.train):
-            yield f"data.{key}: `{folder}` is data.train; metrics on trained rows mean nothing. Remove it, or name other rows"
+            yield (
+                f"data.{key}: `{folder}` is data.train; metrics on trained rows mean nothing. "
+                f"Remove it, or name other rows"
+            )
     if data.kept is not None and len(data.kept) != len(data.labels):
         yield f"data.kept: {len(data.kept)} shares for the {len(data.labels)} labels {list(data.labels)}"
     labels = config.data.labels
@@ -113,8 +116,9 @@ def _sharding(config: "Config") -> Iterator[str]:
             )
         if table.sharding == "data_parallel" and kind in ("adam", "partial_rowwise_adam"):
             yield (
-                f"tables.{name}: data_parallel would change the maths of {kind}: the fused kernel moves only the rows that "
-                f"a step looks up, a dense one all rows; use another sharding, or 'rowwise_adagrad', 'adagrad' or 'sgd'"
+                f"tables.{name}: data_parallel would change the maths of {kind}: the fused kernel moves only the rows "
+                f"that a step looks up, a dense one all rows; use another sharding, or "
+                f"'rowwise_adagrad', 'adagrad' or 'sgd'"
             )
         if table.sharding in ("column_wise", "grid") and table.dim % 8:
             yield f"tables.{name}: {table.sharding} needs a dim that is a multiple of 8 (two shards of a multiple of 4)"

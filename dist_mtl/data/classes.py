@@ -1,4 +1,4 @@
-"""How many rows of each class a dataset has for each task: read from the label columns alone, before anything is scored."""
+"""How many rows of each class a dataset has for each task: read from label columns alone, before anything is scored."""
 
 import numpy as np
 import pyarrow as pa

@@ -260,7 +260,7 @@ def decoded(array: pa.Array) -> pa.Array:
 
 
 def ids_of(array: pa.Array, policy: str) -> np.ndarray:
-    """Integers or strings -> int64; nulls give any value. uint64 wraps under `hash`, where an id is a name, else saturates."""
+    """Integers or strings -> int64; nulls give any value. uint64 wraps if `hash` (an id is a name), else saturates."""
     if _is_string(array.type):
         array = array.cast(pa.large_string())
         _, offsets, data = array.buffers()

@@ -1,7 +1,8 @@
 """A dataset as an endless-looking stream of batches: reading, encoding and collating run ahead in two threads.
 
 Threads, not worker processes: Arrow and numpy release the GIL, and there is no fork to inherit a lock. Memory: at most
-three windows of `data.shuffle_rows` / world rows (one read ahead, one waiting, one in use), whatever the dataset's size.
+three windows of `data.shuffle_rows` / world rows (one read ahead, one waiting, one in use), whatever the dataset's
+size.
 """
 
 import queue
@@ -52,7 +53,7 @@ class Dataset:
 
     @classmethod
     def open_to_score(cls, folder: str, config: Config, carry: Sequence[str], labelled: bool) -> "Dataset":
-        """To score, in the order of the files. `carry`: columns that travel along. Not `labelled`: labels may be absent.
+        """To score, in the order of the files. `carry`: columns that go along. Not `labelled`: labels may be absent.
 
         Raises DataError as `open` does.
         """

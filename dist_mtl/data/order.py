@@ -2,8 +2,8 @@
 
     blocks   the dataset as row groups, permuted per epoch and laid end to end: the epoch's stream
     windows  the stream cut into `window_rows`; a window is trained completely before the next one
-    lanes    a window cut into `num_lanes` contiguous segments; every step takes global_batch / num_lanes rows from each,
-             in an order permuted per (epoch, window, lane)
+    lanes    a window cut into `num_lanes` contiguous segments; every step takes global_batch / num_lanes rows from
+             each, in an order permuted per (epoch, window, lane)
 
 A rank owns a contiguous range of a step's slots, hence of lanes, hence of the stream: it decodes only its own part of
 a window (when the world size does not divide `num_lanes`, a lane at either edge besides). The world size appears in

@@ -95,8 +95,8 @@ def world(spec: SampleLogs) -> World:
             purchase_bias = bias_for(slice(None))
     except ValueError:
         raise ConfigError(
-            f"data.sample: ctr = {spec.ctr} with cvr = {spec.cvr} can not be had: {spec.accidents:.0%} of the clicks are "
-            f"accidental and never convert; choose a cvr well below {1 - spec.accidents:.1f}"
+            f"data.sample: ctr = {spec.ctr} with cvr = {spec.cvr} can not be had: {spec.accidents:.0%} of the clicks "
+            f"are accidental and never convert; choose a cvr well below {1 - spec.accidents:.1f}"
         ) from None
     return replace(plain, click_bias=click_bias, purchase_bias=purchase_bias)
 

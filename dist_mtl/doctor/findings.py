@@ -23,7 +23,7 @@ from pathlib import Path
 DISTRIBUTIONS = (
     "torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "torchx", "torchx-nightly", "urllib3",
     "numpy", "pyarrow", "pydantic", "rich",
-)
+)  # fmt: skip
 PROBED = ("torch", "fbgemm_gpu", "torchrec")  # in the order in which one needs the other
 RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 PROBE_MARK = "dist_mtl probe: "  # the libraries print to stdout too

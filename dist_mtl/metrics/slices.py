@@ -27,7 +27,7 @@ OTHER, NULL = "other", "null"
 
 
 def column_of(config: Config, name: str) -> str:
-    """The Parquet column that `metrics.slices` or `metrics.groups` means: a feature's own, or the column of that name."""
+    """The Parquet column that `metrics.slices` or `metrics.groups` means: a feature's own, or the one of that name."""
     feature = config.features.get(name)
     return name if feature is None else (feature.column or name)
 
@@ -55,7 +55,7 @@ class Slicing:
 
 
 def discover(dataset: Dataset, config: Config, name: str, rt: Runtime) -> Slicing:
-    """The slices of `name` in a dataset, the largest `metrics.max_slices` - 1 of them and `other`. The same on every rank.
+    """The slices of `name` in a dataset, the largest `metrics.max_slices` - 1 and `other`. The same on every rank.
 
     Each rank reads the column in its share of the row groups. Raises DataError: no such column, a type without keys, or
     more than MOST_VALUES values.
@@ -135,8 +135,8 @@ def _count(
             titles |= {int(unique[i]): _title(text) for i, text in zip(new, texts, strict=True)}
         if len(titles) > MOST_VALUES:
             raise DataError(
-                f"{dataset.folder}: column `{column}` has more than {MOST_VALUES:,} values; metrics.slices is for columns "
-                f"of few values, metrics.groups for users and searches"
+                f"{dataset.folder}: column `{column}` has more than {MOST_VALUES:,} values; metrics.slices is for "
+                f"columns of few values, metrics.groups for users and searches"
             )
     return counts, {key: titles[key] for key in counts}
 

@@ -1,7 +1,7 @@
 """Metrics of the rows that were trained last, before each was learned from: what a status line shows.
 
-A sliding window of PARTS parts; a part ends with a status line. Integer sums throughout, so that a run that was killed in
-the middle of a part and started again tells the same bits.
+A sliding window of PARTS parts; a part ends with a status line. Integer sums throughout, so that a run that was killed
+in the middle of a part and started again tells the same bits.
 """
 
 import torch

@@ -40,8 +40,8 @@ class PooledEmbeddings(nn.Module):
     """Ids -> the pooled vectors side by side, (B, sum of dims), in the order of `features`.
 
     The order matters: a sharded collection returns its columns in an order that depends on the plan (measured: using
-    `.values()` as they come trains silently wrong). One `split` and one `cat` give an order of our own; that is four times
-    cheaper than `KTRegroupAsDict`, and its backward has no quadratic fill as that of `kt[key]` (both measured).
+    `.values()` as they come trains silently wrong). One `split` and one `cat` give an order of our own; that is four
+    times cheaper than `KTRegroupAsDict`, and its backward has no quadratic fill as that of `kt[key]` (both measured).
     """
 
     def __init__(self, config: Config, features: list[str], weighted: bool, device: torch.device) -> None:

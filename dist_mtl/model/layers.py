@@ -84,7 +84,7 @@ class Dot(nn.Module):
 
 
 class Cross(nn.Module):
-    """DCN-v2 cross layers, x <- x0 * (W x + b) + x with W full or U V of a given rank (arXiv 2008.13535, eq. 1 and 2)."""
+    """DCN-v2 cross layers, x <- x0 * (W x + b) + x with W full or U V of a given rank (arXiv 2008.13535, eq. 1, 2)."""
 
     def __init__(self, inputs: int, layers: int, rank: int | None) -> None:
         super().__init__()

@@ -41,7 +41,7 @@ BOTTOM = (64,)  # hidden widths of DLRM's MLP over the dense features, unless co
 
 
 class Interaction(nn.Module):
-    """Pooled embeddings and dense features -> the shared input x, padded with zeros to a multiple of ALIGNMENT columns."""
+    """Pooled embeddings and dense features -> the shared input x, zero-padded to a multiple of ALIGNMENT columns."""
 
     def __init__(
         self, spec: NoInteraction | DotInteraction | CrossInteraction, dims: tuple[int, ...], dense: int

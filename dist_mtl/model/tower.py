@@ -33,8 +33,8 @@ class Tower(nn.Module):
 class Funnel:
     """Log-probabilities of a funnel of T labels, each implying the one before it.
 
-    joint[:, t] = log P(label t) over impressions; conditional[:, t] = log P(label t | label t-1); both are the same at 0.
-    For (click, conversion): joint = log CTR, log CTCVR; conditional[:, 1] = log CVR.
+    joint[:, t] = log P(label t) over impressions; conditional[:, t] = log P(label t | label t-1); both are the same
+    at 0. For (click, conversion): joint = log CTR, log CTCVR; conditional[:, 1] = log CVR.
     """
 
     joint_BT: Tensor

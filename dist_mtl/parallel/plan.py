@@ -32,8 +32,9 @@ TORCHREC_NAMES = {
 logging.getLogger("torchrec.distributed.planner").setLevel(logging.ERROR)  # it warns of its own defaults at each start
 
 
-# On CPU the planner's cost model, made for GPUs, prefers row-wise everywhere; over gloo that trains at 0.75 of the speed of
-# table-wise (2 ranks, 26 tables). So a table is split by rows there only if it takes more than this share of a rank's memory.
+# On CPU the planner's cost model, made for GPUs, prefers row-wise everywhere; over gloo that trains at 0.75 of the
+# speed of table-wise (2 ranks, 26 tables). So a table is split by rows there only if it takes more than this share of a
+# rank's memory.
 LARGE_SHARE = 0.1
 
 
@@ -108,8 +109,8 @@ def _constraint(name: str, table: TableConfig, fabric: Fabric) -> ParameterConst
         kinds = [table.sharding]
         if table.sharding in ("row_wise", "table_row_wise", "grid") and not every_rank_has_rows:
             raise ConfigError(
-                f"tables.{name}: {table.rows} rows over {fabric.world} ranks leave a rank without a row, which row-wise "
-                f"sharding can not do; use sharding = 'table_wise' or 'data_parallel', or a few more rows"
+                f"tables.{name}: {table.rows} rows over {fabric.world} ranks leave a rank without a row, which "
+                f"row-wise sharding can not do; use sharding = 'table_wise' or 'data_parallel', or a few more rows"
             )
     kernels = ["dense"] if table.sharding == "data_parallel" else ["fused"]
     # The planner's own smallest column shard is 128 columns, more than most tables have.

@@ -65,7 +65,7 @@ class ShardedModel:
         ]
 
     def set_rates(self, step: int) -> None:
-        """Set every learning rate for global step `step` (from 1). The fused kernel takes it at the next `zero_grad`."""
+        """Set all learning rates for global step `step` (from 1). The fused kernel takes it at the next `zero_grad`."""
         for group, base, is_dense in self._rates:
             group["lr"] = base * self._schedule.factor(step, is_dense)
 
@@ -75,7 +75,7 @@ class ShardedModel:
         return all(bool(torch.isfinite(tensor).all()) for tensor in held)
 
     def state(self) -> dict[str, Any]:
-        """Weights and optimizer states as tensors that share memory with the model: DTensor-like shards and plain ones."""
+        """Weights and optimizer states as tensors sharing memory with the model: DTensor-like shards and plain ones."""
         return {"model": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def materialise_states(self) -> None:
@@ -113,8 +113,8 @@ def shard(
         plan=plan,
         sharders=[Sharder()],
         # TorchRec's default is a static graph: DDP then delays the first step's all-reduce to a hook on the output's
-        # tensors, which it finds in tuples and dicts only. Behind a dataclass the hook is lost, and so, silently, is the
-        # first all-reduce: the ranks' dense weights drift apart for good (measured).
+        # tensors, which it finds in tuples and dicts only. Behind a dataclass the hook is lost, and so, silently, is
+        # the first all-reduce: the ranks' dense weights drift apart for good (measured).
         data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
     )
     _initialise(module, tables, seed)
@@ -124,7 +124,7 @@ def shard(
 def _optimizers(
     module: DistributedModelParallel, tables: dict[str, TableConfig], optim: OptimConfig
 ) -> CombinedOptimizer:
-    """The fused optimizer, the same rule for data-parallel tables (TorchRec leaves them untrained), AdamW for the rest."""
+    """The fused optimizer, its rule for data-parallel tables (TorchRec leaves them untrained), AdamW for the rest."""
     parts: list[tuple[str, KeyedOptimizer]] = [("fused", module.fused_optimizer)]
     rest = dict(in_backward_optimizer_filter(module.named_parameters()))
     replicated = {name: p for name, p in rest.items() if table_name(name) in tables}
@@ -200,8 +200,8 @@ def _embedding_optimizer(optim: EmbeddingOptim) -> tuple[type[torch.optim.Optimi
 def _check_device(optim: EmbeddingOptim, device: torch.device) -> None:
     if device.type == "cpu" and optim.kind in ("adam", "partial_rowwise_adam"):
         raise ConfigError(
-            f"optim.embedding.kind = '{optim.kind}': FBGEMM has no CPU kernel for the Adam family; use 'rowwise_adagrad', "
-            f"'adagrad' or 'sgd' here, or train on CUDA"
+            f"optim.embedding.kind = '{optim.kind}': FBGEMM has no CPU kernel for the Adam family; use "
+            f"'rowwise_adagrad', 'adagrad' or 'sgd' here, or train on CUDA"
         )
 
 

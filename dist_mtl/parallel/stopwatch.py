@@ -5,7 +5,7 @@ from collections import defaultdict
 
 
 class Stopwatch:
-    """Seconds by phase since the last `take`. On CUDA a phase holds what the host waited for, not the kernels it started."""
+    """Seconds by phase since the last `take`. On CUDA: what the host waited for, not the kernels that it started."""
 
     def __init__(self) -> None:
         self._seconds: defaultdict[str, float] = defaultdict(float)

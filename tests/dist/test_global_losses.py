@@ -91,7 +91,8 @@ def test_same_losses_and_gradients(folder: Path, method: str, world: int) -> Non
     first, truth = assemble([r.first for r in ranks]), assemble([alone[0].first])
     gaps = {n: np.abs(first[n] - truth[n]).max() / largest(truth[n]) for n in truth if n.endswith("exp_avg")}
     worst = max(gaps, key=gaps.get)
-    print(f"{method} on {world}: {ranks[0].losses.size} losses differ by {gap:.1e}, gradients by {gaps[worst]:.1e} ({worst})")
+    moved = f"gradients by {gaps[worst]:.1e} ({worst})"
+    print(f"{method} on {world}: {ranks[0].losses.size} losses differ by {gap:.1e}, {moved}")
     names = Objective.of(config(folder, *METHODS[method])).names
     assert names == ("click", "conversion", *NAMES[method]) and ranks[0].losses.shape == (STEPS, len(names))
     assert gap < 1e-5 and gaps[worst] < 1e-5
@@ -101,7 +102,7 @@ def test_same_losses_and_gradients(folder: Path, method: str, world: int) -> Non
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_methods_do_train(folder: Path, method: str) -> None:
-    """Against a plain run: the same first losses of the tasks (no weight depends on what is beside), other later ones."""
+    """Against a plain run: the same first losses of the tasks (no weight depends on what is beside), others later."""
     heads = tuple(o for o in METHODS[method] if "head" in o or "data" in o)
     plain, [ours] = run(folder, 1, *heads)[0].losses, run(folder, 1, *METHODS[method])
     assert np.array_equal(plain[0], ours.losses[0, :2])
@@ -110,7 +111,7 @@ def test_the_methods_do_train(folder: Path, method: str) -> None:
 
 
 def test_pcgrad_moves_the_tables(folder: Path) -> None:
-    """In conflict from step 1: tables move otherwise than under the plain sum, weights above the shared input do not."""
+    """In conflict from step 1: tables move otherwise than by the plain sum, weights above the shared input do not."""
     kept = tuple(o for o in METHODS["pico, all, pcgrad"] if "balance" not in o)
     plain, ours = (assemble([run(folder, 1, *o)[0].first]) for o in (kept, METHODS["pico, all, pcgrad"]))
     gaps = {n: np.abs(plain[n] - ours[n]).max() for n in plain if n.startswith("/model")}
@@ -133,7 +134,7 @@ def test_empty_sets_keep_the_ranks_in_step(tmp_path: Path) -> None:
     assert gap < 1e-5 and empty >= 1
 
 
-# ----------------------------------------------------------------------------------------------------------- collectives
+# ---------------------------------------------------------------------------------------------------------- collectives
 def share_of(x: np.ndarray, rt: Any) -> Tensor:
     """This rank's rows, as a leaf."""
     rows = len(x) // rt.size

@@ -1,4 +1,4 @@
-"""The sliding training metrics: the same bits on 1, 2 and 4 ranks, cut in the middle of a part and resumed elsewhere."""
+"""The sliding training metrics: the same bits on 1, 2 and 4 ranks, cut in mid-part and resumed elsewhere."""
 
 from dataclasses import asdict
 

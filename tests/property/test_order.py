@@ -148,7 +148,7 @@ def test_a_pinned_order() -> None:
 @CASES
 @given(orders(), st.data())
 def test_scoring_takes_every_row_once_in_the_order_of_the_files(order: Order, data: st.DataObject) -> None:
-    """The ranks' parts, one after the other, are the dataset; a rank's picks stand side by side, as carrying needs it."""
+    """The ranks' parts, one after the other, are the dataset; a rank's picks stand side by side, as carrying needs."""
     in_files = InFileOrder(order.block_rows, order.global_batch, order.window_rows)
     world = data.draw(st.sampled_from(worlds(order)))
     scored: list[Cell] = []

@@ -53,6 +53,7 @@ def test_counted_on_drawn_rows() -> None:
     logs = torch.tensor([[ctr, cvr]], dtype=torch.float64).log()
     found = undo_sampling(Funnel(logs.cumsum(dim=1), logs), kept).conditional_BT.exp()[0].tolist()
     print(
-        f"CTR {ctr:.4f} -> {found[0]:.5f} of {click.mean():.5f}; CVR {cvr:.4f} -> {found[1]:.5f} of {conversion[click].mean():.5f}"
+        f"CTR {ctr:.4f} -> {found[0]:.5f} of {click.mean():.5f}; "
+        f"CVR {cvr:.4f} -> {found[1]:.5f} of {conversion[click].mean():.5f}"
     )
     assert found == pytest.approx([click.mean(), conversion[click].mean()], rel=0.03)

@@ -187,7 +187,7 @@ CASES = {
     ),
     "little memory": (replace(CPU, ram_available_gib=0.4), "warning", "0.4 GiB of memory", "fewer ranks"),
     "little disk": (replace(CPU, disk_free_gib=0.4), "warning", "0.4 GiB of disk", "room"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -202,8 +202,10 @@ def test_each_fault_is_the_one_problem_and_names_its_cure(case: str) -> None:
     assert problem.what in page and problem.mend.splitlines()[0] in page
 
 
-@pytest.mark.parametrize("torch, torchrec, fbgemm", [("2.13.0", "1.8.0", "1.8.0"), ("2.12.1", "1.7.0", "1.7.1"),
-                                                     ("2.11.0", "1.6.1", "1.6.0")])
+@pytest.mark.parametrize(
+    "torch, torchrec, fbgemm",
+    [("2.13.0", "1.8.0", "1.8.0"), ("2.12.1", "1.7.0", "1.7.1"), ("2.11.0", "1.6.1", "1.6.0")],
+)
 @pytest.mark.parametrize("base", [CPU, GPU], ids=["cpu", "cuda"])
 def test_the_released_triples_fit(base: Findings, torch: str, torchrec: str, fbgemm: str) -> None:
     name = "fbgemm_gpu" if base is GPU else "fbgemm_gpu_cpu"
@@ -243,8 +245,11 @@ def test_errors_come_first_and_the_verdict_counts_them() -> None:
 
 def test_the_page_says_what_was_found() -> None:
     page = render(GPU, [])
-    for fact in ("3.11.7", "2.13.0+cu130, built for CUDA 13.0, gloo yes, NCCL yes", "fbgemm-gpu 1.8.0", "2 core(s)",
-                 "NVIDIA H200, 140 GiB; driver 580.95 (CUDA up to 13.0)", "20.0 of 24.0 GiB", "70.0 GiB free"):
+    facts = (
+        "3.11.7", "2.13.0+cu130, built for CUDA 13.0, gloo yes, NCCL yes", "fbgemm-gpu 1.8.0", "2 core(s)",
+        "NVIDIA H200, 140 GiB; driver 580.95 (CUDA up to 13.0)", "20.0 of 24.0 GiB", "70.0 GiB free",
+    )  # fmt: skip
+    for fact in facts:
         assert fact in page
     assert "torch         2.13.0+cpu, does not import" in render(broken(CPU, torch=UNDEFINED), [])
 
@@ -271,10 +276,8 @@ def doctor(tmp_path: Path, **modules: str) -> tuple[int, list[Problem], Findings
     for name, source in modules.items():
         (tmp_path / f"{name}.py").write_text(source, encoding="utf-8")
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
-    done = subprocess.run(
-        [sys.executable, "-m", "dist_mtl", "doctor", "--json"], cwd=tmp_path, env=env, capture_output=True, text=True,
-        timeout=120,
-    )
+    command = [sys.executable, "-m", "dist_mtl", "doctor", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
     assert done.stderr == ""
     page = json.loads(done.stdout)
     return done.returncode, page["problems"], page["findings"]

@@ -37,6 +37,7 @@ LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 # Tools beside the training system; nothing of it may import them.
 APART = ("doctor", "torchx_components", "__main__")
 
+
 def module_of(path: Path) -> str:
     """`config` for config/__init__.py, `config.rules` for config/rules.py."""
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")

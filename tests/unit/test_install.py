@@ -14,13 +14,13 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU, CUDA = ROOT / "requirements/cpu.txt", ROOT / "requirements/cuda.txt"
-INSTALL_FILES = ("pyproject.toml", "Makefile", ".ci/run", ".gitignore", ".torchxconfig", "requirements/cpu.txt",
-                 "requirements/cuda.txt")
+INSTALL_FILES = (
+    "pyproject.toml", "Makefile", ".ci/run", ".gitignore", ".torchxconfig", "requirements/cpu.txt",
+    "requirements/cuda.txt",
+)  # fmt: skip
 
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-needs_git = pytest.mark.skipif(
-    shutil.which("git") is None or not (ROOT / ".git").exists(), reason="not a git checkout"
-)
+needs_git = pytest.mark.skipif(shutil.which("git") is None or not (ROOT / ".git").exists(), reason="not a git checkout")
 
 
 def lines(lock: Path) -> list[str]:
@@ -95,7 +95,8 @@ def test_no_address_and_no_path_of_a_machine(name: str) -> None:
 def test_the_component_is_registered_after_the_builtins() -> None:
     points = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["entry-points"]
     assert list(points["torchx.components"].items()) == [
-        ("_builtin", "torchx.components"), ("dist", "dist_mtl.torchx_components"),
+        ("_builtin", "torchx.components"),
+        ("dist", "dist_mtl.torchx_components"),
     ]
 
 

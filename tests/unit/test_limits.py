@@ -1,4 +1,4 @@
-"""What can not be is told in one message: names that torch keeps, values out of range, options that would be ignored."""
+"""What can not be is told in one message: names torch keeps, values out of range, options that would be ignored."""
 
 import subprocess
 import sys
