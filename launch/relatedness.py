@@ -1,4 +1,4 @@
-"""Does a run's relatedness follow a planted truth? python launch/relatedness.py RUN [--truth rho]. Any number of ranks."""
+"""Does a run's relatedness follow a planted truth? python launch/relatedness.py RUN [--truth rho]. On any ranks."""
 
 from dist_mtl.cli import Parser, run
 
@@ -6,7 +6,7 @@ from dist_mtl.cli import Parser, run
 def main() -> None:
     parser = Parser(description=__doc__)
     parser.add_argument("run", help="the folder of a run with a relatedness network (pico or adaftr)")
-    parser.add_argument("--truth", default="rho", metavar="COL", help="the column with the truth (default: %(default)s)")
+    parser.add_argument("--truth", default="rho", metavar="COL", help="column with the truth (default: %(default)s)")
     parser.add_argument("--data", help="a dataset folder (default: the run's data.test)")
     parser.add_argument("--commit", default="best", metavar="WHICH", help="best (default), latest, or a step")
     arguments = parser.parse_args()

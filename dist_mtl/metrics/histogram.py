@@ -21,7 +21,8 @@ from dist_mtl.data.encode import LEAST_WEIGHT
 from dist_mtl.errors import DataError
 
 FINE = 15  # bits of mantissa, for whole sets: a bin at |logit| 8 to 16 is 0.0002 wide; 27 MB a task, 55 if weighted
-COARSE = 10  # for sliding windows and slices: bins 32 times wider; 0.85 MB a task, 1.7 if weighted
+COARSE = 10  # for slices: bins 32 times wider; 0.85 MB a task, 1.7 if weighted
+ROUGH = 8  # for the sliding window, which every step updates with cold caches: 128 times wider; 0.21 MB a task
 SMALLEST, LARGEST = -3, 10  # powers of two: |logit| below 1/8 is binned evenly, beyond 1024 it is 1024
 OCTAVES = LARGEST - SMALLEST
 WEIGHT_UNIT = LEAST_WEIGHT  # weights are rounded to it

@@ -1,8 +1,8 @@
 """What a step says of itself besides its losses: means over the rows of the global batch, the same on every rank.
 
 Computed from what the forward pass has left, on the steps that ask for it; a step that does not ask pays nothing. Only
-the tasks' gradients are new work: a partial backward pass each. Names are those of the `diagnosis` event: pairs of tasks
-as `click|conversion`, ordered ones as `click>conversion`.
+the tasks' gradients are new work: a partial backward pass each. Names are those of the `diagnosis` event: pairs of
+tasks as `click|conversion`, ordered ones as `click>conversion`.
 """
 
 import math

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dist_mtl.config import RunConfig
-from dist_mtl.metrics.histogram import COARSE, LogitHistogram
+from dist_mtl.metrics.histogram import ROUGH, LogitHistogram
 from dist_mtl.metrics.task import compute
 from dist_mtl.metrics.window import PARTS, TrainingWindow
 from dist_mtl.parallel.runtime import runtime
@@ -57,7 +57,7 @@ def test_any_ranks_and_any_cut_tell_the_same_bits(alone: list[dict], worlds: tup
 
 def test_it_is_the_last_parts(alone: list[dict]) -> None:
     last = STEPS // PER_PART * PER_PART
-    histogram = LogitHistogram(3, torch.device("cpu"), COARSE, weighted=True)
+    histogram = LogitHistogram(3, torch.device("cpu"), ROUGH, weighted=True)
     for step in range(last - PARTS * PER_PART + 1, last + 1):
         histogram.update(*step_rows(step))
     assert repr(alone[-1]) == repr([asdict(task) for task in compute(histogram)])
