@@ -65,7 +65,8 @@ def check_classes(data: Data, config: Config, rt: Runtime, observer: Observer) -
     for folder, dataset in sets.items():
         lacking = _one_class(dataset, config, rt)
         if config.select is not None and folder == str(data.validation.dataset.folder):
-            judged = sorted(t for t in lacking if any(name.startswith(f"{t}.") for name in config.select.metrics))
+            named = [name for name in config.select.metrics if name.rpartition(".")[2] not in ("logloss", "ece")]
+            judged = sorted(t for t in lacking if any(name.startswith(f"{t}.") for name in named))
             rt.all_ranks(lambda tasks=judged, place=folder: _refuse_selection(tasks, place))
         for task in lacking:
             message = f"{folder}: one class only for {task.upper()}, so its AUC and NE are not defined there"
@@ -88,14 +89,14 @@ def _refuse_selection(tasks: list[str], folder: str) -> None:
 
 
 def _make_sample(config: Config, observer: Observer) -> None:
-    if (Path(config.data.train) / manifest.NAME).exists():
-        return
-    started = time.monotonic()
+    there, started = (Path(config.data.train) / manifest.NAME).exists(), time.monotonic()
     try:
         write_sample(config.data.sample, config.data.train, config.data.test)
     except OSError as error:
         raise DataError(f"{error.filename}: the sample logs can not be written: {error.strerror}") from None
     seconds = time.monotonic() - started
+    if there:
+        return
     observer.event("sample_logs", train=config.data.train, test=config.data.test, seconds=seconds)
 
 
@@ -121,7 +122,7 @@ class Session:
         commit = rt.all_ranks(lambda: commits.read(folder))
         digest = self.data.train.manifest.digest
         rt.all_ranks(lambda: commits.check_same_run(commit, self.config, digest, self.steps, folder))
-        window = self.pace.window.state() if commit.version > 1 else None
+        window = self.pace.window.state() if commit.version > 2 else None  # of other bins before
         store.load(self.model, folder, window)
         if window is not None:
             self.pace.window.load(window)
@@ -141,7 +142,7 @@ class Session:
     def examine(self, batch: Batch, outcome: Outcome) -> None:
         """Look for mistakes in the data, once, when the first steps are done. Raises DataError, on every rank."""
         if self.first_rows.add(batch, outcome.outputs.logits_BT):
-            for message in self.rt.all_ranks(self.first_rows.look):
+            for message in self.first_rows.look(self.rt):
                 self.observer.event("warning", step=batch.step, message=message)
 
     def judge(self, progress: Progress) -> Progress:

@@ -9,13 +9,14 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from dist_mtl.config import Config
-from dist_mtl.errors import CheckpointError
+from dist_mtl.config.file import parse
+from dist_mtl.errors import CheckpointError, ConfigError
 from dist_mtl.metrics.recalibration import Fit
 from dist_mtl.selection import Selection
 
 NAME = "commit.json"
 RECALIBRATION = "recalibration.json"
-VERSION = 2  # 1 had no metric sums and no selection
+VERSION = 3  # 1 had no metric sums and no selection, 2 finer sums of the sliding window
 # Keys that may differ between the run that made a commit and the run that continues it.
 FREE = (
     "run",
@@ -112,7 +113,7 @@ def check_same_run(commit: Commit, config: Config, manifest: str, steps: int, fo
             f"{folder}: trained {commit.step} steps, more than the {steps} that this run is to have; raise "
             f"train.epochs or train.max_steps, or choose another run.dir"
         )
-    before, now = _flat(commit.config), _flat(config.model_dump(mode="json"))
+    before, now = _flat(_completed(commit.config)), _flat(config.model_dump(mode="json"))
     free = FREE if config.optim.decay == "none" else tuple(k for k in FREE if k not in DECAYING)
     changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and not _is_free(k, free))
     if changed:
@@ -126,6 +127,14 @@ def check_same_run(commit: Commit, config: Config, manifest: str, steps: int, fo
             f"{folder}: made with another version of the dataset (manifest {commit.manifest[:12]}, now "
             f"{manifest[:12]}); rows would be repeated or lost. Choose another run.dir, or restore the data"
         )
+
+
+def _completed(tree: dict[str, Any]) -> dict[str, Any]:
+    """A commit's configuration with the defaults of keys that came later; as it is if it can not be read."""
+    try:
+        return parse(tree).model_dump(mode="json")
+    except ConfigError:
+        return tree
 
 
 def _is_free(key: str, free: tuple[str, ...]) -> bool:

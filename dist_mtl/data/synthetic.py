@@ -7,10 +7,11 @@ index): any process may make any shard, and row i does not depend on how many ro
 Ids are exact; a price or a true probability may differ in its last bit where a C library rounds exp differently.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,7 @@ from dist_mtl.data.shop import SHARD_ROWS, sigmoid, solve
 from dist_mtl.data.writer import write_dataset
 from dist_mtl.errors import DataError
 
+SPEC = "sample.json"  # beside the manifest of sample logs
 Split = Literal["train", "test"]
 OnRows = Callable[[int], None]  # told how many rows came last
 
@@ -76,21 +78,47 @@ def write_logs(
 def write_sample(spec: SampleLogs, train_dir: str | Path, test_dir: str | Path | None) -> None:
     """Write both splits of the sample logs; a split that is there already, or that another process publishes, stays.
 
-    The test split comes first: whoever sees the train folder may rely on both.
+    The test split comes first: whoever sees the train folder may rely on both. Raises DataError for a split that is
+    there and was made by another `spec`.
     """
     splits: tuple[tuple[str | Path | None, int, Split], ...] = (
         (test_dir, spec.test_rows, "test"),
         (train_dir, spec.train_rows, "train"),
     )
     for folder, rows, split in splits:
-        if folder is None or (Path(folder) / manifest.NAME).exists():
+        if folder is None:
+            continue
+        if (Path(folder) / manifest.NAME).exists():
+            _check_spec(Path(folder) / SPEC, spec, split)
             continue
         try:
             write_logs(spec, folder, rows, split)
+            (Path(folder) / SPEC).write_text(json.dumps(_told(spec, split), indent=1) + "\n")
         except (DataError, OSError):
             # Published by another process meanwhile (then it holds the same rows), or a real error.
             if not (Path(folder) / manifest.NAME).exists():
                 raise
+
+
+def _told(spec: SampleLogs, split: Split) -> dict[str, Any]:
+    """What decides a split's rows."""
+    other = "test_rows" if split == "train" else "train_rows"
+    return spec.model_dump(mode="json", exclude={other})
+
+
+def _check_spec(path: Path, spec: SampleLogs, split: Split) -> None:
+    """Raise DataError if the rows beside `path` were made by another spec; rows without one are not ours to judge."""
+    if not path.exists():
+        return
+    try:
+        made, asked = json.loads(path.read_text()), _told(spec, split)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not the spec of sample logs: {error}; remove the folder, it is made again") from None
+    changed = [f"{key}: {made.get(key)} -> {asked.get(key)}" for key in asked if made.get(key) != asked.get(key)]
+    if changed:
+        raise DataError(
+            f"{path.parent}: was made by another data.sample ({', '.join(changed)}); remove the folder, or name another"
+        )
 
 
 class Ceiling:

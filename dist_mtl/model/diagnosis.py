@@ -112,6 +112,7 @@ def row_shares(batch: Batch, total: Tensor) -> Tensor:
 def _distribution(x_B: Tensor, share_B: Tensor, low: float, high: float, ranks: Ranks) -> dict[str, Any]:
     """Mean, standard deviation, and a histogram: BINS + 1 edges, the bins' shares of the rows."""
     bins_B = ((x_B - low) * (BINS / (high - low))).long().clamp(0, BINS - 1)
+    x_B, share_B = x_B.double(), share_B.double()  # a collapse is a deviation of 1e-5 around 0.9997
     moments = torch.stack([x_B @ share_B, x_B.square() @ share_B])
     bins_K = share_B.new_zeros(BINS).index_add(0, bins_B, share_B)
     mean, square, *shares = ranks.sum(torch.cat([moments, bins_K])).tolist()

@@ -55,6 +55,7 @@ class MixtureBackbone(nn.Module):
     def __init__(self, spec: OMoE | MMoE, inputs: int, num_tasks: int, rate: float) -> None:
         super().__init__()
         self.num_gates = num_tasks if isinstance(spec, MMoE) else 1
+        self.num_experts = spec.experts
         self.copies = num_tasks // self.num_gates
         self.experts = ParallelMLP(spec.experts, inputs, spec.hidden, rate)
         self.gates = nn.Linear(inputs, self.num_gates * spec.experts, bias=False)
@@ -62,7 +63,7 @@ class MixtureBackbone(nn.Module):
 
     def forward(self, x_BI: Tensor, noise: Noise | None) -> TaskInputs:
         experts_BEO = torch.stack(self.experts(x_BI, noise), dim=1)
-        gates_BGE = torch.softmax(self.gates(x_BI).view(len(x_BI), self.num_gates, -1), dim=-1)
+        gates_BGE = torch.softmax(self.gates(x_BI).view(-1, self.num_gates, self.num_experts), dim=-1)
         mixed = list(torch.bmm(gates_BGE, experts_BEO).unbind(1))
         return TaskInputs(mixed * self.copies, {"experts": gates_BGE})
 
@@ -114,7 +115,7 @@ class Level(nn.Module):
         # Minus infinity is an exact 0 behind the softmax, and has a gradient of 0: one product mixes for all gates.
         full = scores.new_full((len(scores), self.num_gates * self.num_experts), -torch.inf)
         full = full.index_copy(1, self.reached, scores)
-        gates_BGE = torch.softmax(full.view(len(scores), self.num_gates, -1), dim=-1)
+        gates_BGE = torch.softmax(full.view(-1, self.num_gates, self.num_experts), dim=-1)
         return list(torch.bmm(gates_BGE, torch.stack(experts, dim=1)).unbind(1)), gates_BGE
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import torch
 from scipy.stats import spearmanr
 
@@ -10,7 +11,8 @@ from dist_mtl.assemble import build, check_world, open_to_score
 from dist_mtl.checkpoint import store
 from dist_mtl.config import LearnedAlignment, RunConfig
 from dist_mtl.data.hashing import permutation
-from dist_mtl.errors import ConfigError
+from dist_mtl.data.loader import Dataset
+from dist_mtl.errors import ConfigError, DataError
 from dist_mtl.parallel.feed import batches
 from dist_mtl.parallel.runtime import runtime
 from dist_mtl.scoring import find
@@ -47,6 +49,7 @@ def recover_run(run_dir: str, truth: str, data: str | None = None, which: str = 
         if folder is None:
             raise ConfigError(f"{trained.folder}: its configuration has no data.test; name a dataset with --data")
         dataset = open_to_score(folder, config, rt, [truth])
+        rt.all_ranks(lambda: _check_number(dataset, truth))
         model = build(config, rt, steps=1)  # to train: scoring has no relatedness network
         store.load(model, trained.folder, weights_only=True)
         found, truths = [], []
@@ -55,11 +58,18 @@ def recover_run(run_dir: str, truth: str, data: str | None = None, which: str = 
                 outputs = model.module(batch.to(rt.device))
             rows = batch.carried.num_rows
             found.append(torch.sigmoid(outputs.training.relatedness_BU[:rows].double()).cpu().numpy())
-            truths.append(batch.carried.table.column(truth).to_numpy().astype(np.float64))
+            truths.append(batch.carried.table.column(truth).cast(pa.float64(), safe=False).to_numpy())  # null: NaN
         parts = rt.gather((np.concatenate(found), np.concatenate(truths)))
     r_NU, truth_N = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+    r_NU, truth_N = r_NU[~np.isnan(truth_N)], truth_N[~np.isnan(truth_N)]
     names = [f"{labels[a]}|{labels[b]}" for a, b in spec.pairs_of(labels)]
     return [_recovery(name, r_NU[:, u], truth_N) for u, name in enumerate(names)]
+
+
+def _check_number(dataset: Dataset, column: str) -> None:
+    kind = dataset.schema.field(column).type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+        raise DataError(f"{dataset.folder}: column `{column}` is {kind}; a truth to rank by is a number")
 
 
 def _recovery(pair: str, r_N: np.ndarray, truth_N: np.ndarray) -> Recovery:

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from dist_mtl.config import Config
+from dist_mtl.data.writer import write_dataset
 from dist_mtl.errors import ConfigError
 from dist_mtl.report.page import write
 from dist_mtl.study.recovery import Recovery, recover_run
@@ -80,3 +82,26 @@ def refused(run: str) -> str:
 def test_a_run_without_a_relatedness_network_is_refused(folder: Path) -> None:
     [message] = Cluster(1).run(refused, str(folder / "plain"))
     assert "model.alignment.kind = 'off' has no relatedness network" in message
+
+
+def test_ranks_of_few_rows_train_and_are_looked_at(folder: Path) -> None:
+    """Sixteen rows a rank and a probe on every 32nd; and a last step of which some ranks have no row."""
+    samples.write_logs(folder / "short", 290)
+    overrides = ("model.alignment={kind='adaftr', num_negatives=16}", f"data.train='{folder / 'short'}'")
+    alone, four = (Cluster(n).run(whole, settings(folder, f"few-{n}", *overrides)) for n in (1, 4))
+    assert all(one == four[0] for one in four)
+    losses = [[e["loss"] for e in events(folder / f"few-{n}", "step")] for n in (1, 4)]
+    assert len(losses[0]) == 5 and losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert alone[0].tasks["ctr"].auc.value == pytest.approx(four[0].tasks["ctr"].auc.value, abs=1e-3)
+
+
+def test_a_leak_is_seen_whatever_the_ranks(folder: Path) -> None:
+    """An exact copy of a label that is rare on each rank and is not on all of them together."""
+    table = samples.logs(512, seed=5)
+    copy = table.column("conversion").to_numpy().astype(float)
+    write_dataset(folder / "leak", [table.set_column(table.column_names.index("price"), "price", pa.array(copy))])
+    for world in (1, 4):
+        exits = (
+            Cluster(world).start(whole, settings(folder, f"leak-{world}", f"data.train='{folder / 'leak'}'")).wait(60)
+        )
+        assert all("features.price: it tells the label `conversion`" in e.trace for e in exits), exits[0].trace

@@ -1,5 +1,6 @@
 """Mistakes that make metrics lie are told by name within the first steps: all are bugs that were met in the wild."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,16 @@ import torch
 
 from dist_mtl.config import Config
 from dist_mtl.config.file import parse
+from dist_mtl.data.encode import NO_ID, Encoder
 from dist_mtl.data.loader import Dataset
 from dist_mtl.data.writer import write_dataset
 from dist_mtl.errors import DataError
-from dist_mtl.sanity import FirstRows, decides, separates
+from dist_mtl.parallel.runtime import Runtime
+from dist_mtl.parallel.world import World
+from dist_mtl.sanity import FirstRows, Rows, decides, examine, separates
 from tests import samples
 
-ROWS = 1_000
+ROWS = 1_000  # 15 full steps of 64, and a rest
 
 
 def looked(tmp_path: Path, changes: dict[str, np.ndarray], *overrides: str, alike: bool = False) -> list[str]:
@@ -35,14 +39,14 @@ def looked(tmp_path: Path, changes: dict[str, np.ndarray], *overrides: str, alik
         if changes["extra"].dtype.kind == "i":
             tree["tables"]["extra"] = {"rows": 64}
     config: Config = parse(tree, overrides)
-    rows = FirstRows(config, run_steps=9)
+    rows = FirstRows(config, run_steps=15)
     draw = np.random.default_rng(0)
     for batch in Dataset.open(config.data.train, config, shuffle=True).batches(0, 1):
         logits = torch.from_numpy(draw.normal(size=(len(batch.weight_B), 2)).astype(np.float32))
         if alike:
             logits[:, 1] = logits[:, 0]
         if rows.add(batch, logits):
-            return rows.look()
+            return rows.look(Runtime(World(), torch.device("cpu"), None, timedelta(seconds=9)))
     raise AssertionError("too few steps")
 
 
@@ -79,10 +83,51 @@ def test_features_that_are_merely_good_pass(tmp_path: Path) -> None:
     assert looked(tmp_path / "rare ids", {"extra": np.arange(ROWS)}) == []  # every id once: pure, and no leak
 
 
-def test_two_tasks_with_one_label(tmp_path: Path) -> None:
-    click, _ = labels()
-    with pytest.raises(DataError, match="`click` and `conversion` are equal on the first 512 rows"):
-        looked(tmp_path, {"conversion": click})
+def rows_of(labels_NT: np.ndarray, ids_N: np.ndarray, lengths_N: np.ndarray | None = None) -> Rows:
+    """Rows with the user's id and the history's length as given, and nothing else that could tell."""
+    count = len(labels_NT)
+    draw = np.random.default_rng(0)
+    config = Encoder(samples.config("unused"))
+    singles = np.tile(draw.integers(0, 50, count)[:, None], (1, len(config.singles)))
+    singles[:, config.singles.index("user")] = ids_N
+    lengths = draw.integers(0, 6, (count, len(config.bags))) if lengths_N is None else lengths_N[:, None]
+    dense = draw.random((count, len(config.dense)))
+    return Rows(dense, singles, lengths, labels_NT, draw.normal(size=labels_NT.shape))
+
+
+def test_two_tasks_with_one_label() -> None:
+    click = np.random.default_rng(1).random(2_000) < 0.4
+    twins = rows_of(np.stack([click, click], axis=1), np.arange(2_000))
+    with pytest.raises(DataError, match="`click` and `conversion` are equal on the first 2,000 rows"):
+        examine(twins, samples.config("unused"))
+    assert any("one task twice" in line for line in examine(twins, samples.config("unused", "data.leaks='warn'")))
+
+
+def test_few_clicks_that_all_convert_are_no_twins() -> None:
+    click = np.arange(1_000) < 60
+    assert examine(rows_of(np.stack([click, click], axis=1), np.arange(1_000)), samples.config("unused")) != []
+
+
+@pytest.mark.parametrize("kind", ["an order id", "a bag"])
+def test_being_there_can_be_the_leak(kind: str) -> None:
+    """An id that only converted rows have; a list that only converted rows have."""
+    draw = np.random.default_rng(2)
+    click = draw.random(3_000) < 0.4
+    conversion = click & (draw.random(3_000) < 0.3)
+    labels_NT = np.stack([click, conversion], axis=1)
+    if kind == "an order id":
+        rows, name = rows_of(labels_NT, np.where(conversion, np.arange(3_000), NO_ID)), "user"
+    else:
+        rows, name = rows_of(labels_NT, np.arange(3_000), conversion * draw.integers(1, 4, 3_000)), "history"
+    with pytest.raises(DataError, match=f"features.{name}: it tells the label `conversion`"):
+        examine(rows, samples.config("unused"))
+
+
+def test_labels_that_are_no_funnel_have_all_rows_for_their_space() -> None:
+    """Like and dislike exclude each other; both have plenty of positives."""
+    like = np.random.default_rng(3).random(1_000) < 0.3
+    rows = rows_of(np.stack([like, ~like & (np.arange(1_000) % 2 == 0)], axis=1), np.arange(1_000))
+    assert examine(rows, samples.config("unused", "data.funnel=false", "model.head='independent'")) == []
 
 
 @pytest.mark.parametrize(("value", "words"), [(0, "set on none"), (1, "set on all")])
