@@ -21,8 +21,8 @@ from dist_mtl.parallel.runtime import Runtime
 ROWS = 131_072  # of all ranks, that are looked at: at a base rate of 0.05 % they hold 65 conversions
 FEWEST_STEPS, MOST_STEPS = 8, 100
 FEWEST = 20  # rows of the rarer class: a feature that causes none of 20 positives does not part them by chance
-# Positives that two equal labels must have to be called one: at a conversion rate of 99 % all of 500 clicks convert once
-# in 150 runs.
+# Positives that two equal labels must have to be called one: at a conversion rate of 99 % all of 500 clicks convert in
+# one of 150 runs.
 FEWEST_TWINS = 500
 GROUP = 5  # rows that an id must have for its labels to say something: a user seen once is always of one class
 
@@ -81,9 +81,9 @@ def examine(rows: Rows, config: Config) -> list[str]:
     """What the rows show. With `data.leaks = "warn"` a mistake is a warning, too; else a DataError."""
     names, count = config.data.labels, len(rows.labels_NT)
     mistakes = [
-        f"features.{name}: it tells the label `{label}` without an error on the first {count:,} rows, so it is the label "
-        f"or was made from it; a model that sees it learns nothing. Remove the feature, or, if it really is known before "
-        f'the impression, set data.leaks = "warn"'
+        f"features.{name}: it tells the label `{label}` without an error on the first {count:,} rows, so it is the "
+        f"label or was made from it; a model that sees it learns nothing. Remove the feature, or, if it is known "
+        f'before the impression, set data.leaks = "warn"'
         for t, label in enumerate(names)
         for name in _leaks(rows, rows.labels_NT[:, t], Encoder(config))
     ]
