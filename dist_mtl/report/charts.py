@@ -70,9 +70,9 @@ def wilson(share: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 # ---------------------------------------------------------------------------------------------------------- histograms
 def histogram(
-    title: str, edges: Sequence[float], counts: Sequence[float], colour: int, x_label: str, of: str = "instances"
+    title: str, edges: Sequence[float], counts: Sequence[float], colour: int, x_label: str, of: str = ""
 ) -> Figure | None:
-    """The shares of `of` between edges, and their mean."""
+    """Shares between edges, and the mean; `counts` are of `of`, or, without a word for it, shares of rows."""
     if len(edges) != len(counts) + 1 or not counts or not math.isfinite(total := sum(counts)) or total <= 0:
         return None
     height, share = 168, 100 * np.array(counts) / total
@@ -90,11 +90,13 @@ def histogram(
     at = Markup('<path class="mark" d="M{0:.1f} {1:.1f}V{2:.1f}"/>').format(frame.x(mean), y.start, y.end)
 
     def words(i: int) -> str:
-        return f"{significant(edges[i])} to {significant(edges[i + 1])}\n{count(counts[i])} ({fixed(share[i], 1)} %)"
+        return f"{significant(edges[i])} to {significant(edges[i + 1])}\n{fixed(share[i], 1)} %"
 
     tips = hits(frame, frame.x(middles), words, most=len(counts))
     parts = [frame.grid(x_label, 3, "%"), *bars, at, tips]
-    return Figure(title, svg(title, parts, height), (), f"mean {significant(mean)}", f"{count(total)} {of}")
+    return Figure(
+        title, svg(title, parts, height), (), f"mean {significant(mean)}", f"{count(total)} {of}" if of else ""
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------- bars
