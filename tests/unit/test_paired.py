@@ -35,7 +35,8 @@ def two_models(draw: np.random.Generator, rows: int, positives: int, better: flo
     [(PROTEIN, 0.64784946, 0.10460959, 0.45613971), (ALBUMIN, 0.73655914, 0.09534362, 0.91020635)],
 )
 def test_delong_and_others_own_example(score: np.ndarray, area: float, error: float, p_value: float) -> None:
-    """Expected: what Sun and Xu's algorithm gives in the published code of yandexdataschool/roc_comparison.
+    """Expected: areas and p-values as the published code of yandexdataschool/roc_comparison gives them (Sun and Xu's
+    algorithm); the standard errors are those of the O(n^2) definition.
 
     pROC's own data set may not be copied here. Run on it apart from this repository, `paired_delong` gave the Z, p and
     interval that pROC's tests expect to 13 digits: Z = 2.20898359144091, p = 0.0271757822291882 for wfns and s100b.
