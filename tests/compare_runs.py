@@ -15,6 +15,7 @@ from dist_mtl.errors import DistMtlError
 from dist_mtl.metrics.paired import paired_delong, paired_means, paired_ratios
 from tests import samples
 from tests.harness import Cluster, events
+from tests.workers import train
 
 STEPS = 94
 TASKS = ("ctr", "cvr", "ctcvr")
@@ -24,6 +25,16 @@ def settings(folder: Path, run: str, *overrides: str) -> Config:
     """The configuration of run `folder/run`."""
     fixed = (f"run.dir='{folder / run}'", f"data.test='{folder / 'test'}'", "train.epochs=2")
     return samples.config(folder, *fixed, "metrics.groups=['user']", "metrics.slices=['age']", *overrides)
+
+
+def three_runs(folder: Path) -> Path:
+    """Two runs that differ in their seed, and one that learns next to nothing, all on 2 ranks."""
+    samples.write_logs(folder / "train", 3_000)
+    samples.write_logs(folder / "test", 2_000, seed=1)
+    Cluster(2).run(train, settings(folder, "one"))
+    Cluster(2).run(train, settings(folder, "two", "seed=2"))
+    Cluster(2).run(train, settings(folder, "lame", "optim.dense.lr=1e-9", "optim.embedding.lr=1e-9"))
+    return folder
 
 
 def compared(a: str, b: str, options: dict) -> Comparison | tuple[str, str, int] | None:

@@ -11,22 +11,14 @@ import pytest
 from dist_mtl.checkpoint.format import write_recalibration
 from dist_mtl.metrics.paired import holm
 from dist_mtl.metrics.recalibration import Fit, Platt
-from tests import samples
-from tests.compare_runs import STEPS, TASKS, assert_close, by_hand, compare, evaluated, settings
+from tests.compare_runs import STEPS, TASKS, assert_close, by_hand, compare, evaluated, settings, three_runs
 from tests.harness import Cluster, run_script
 from tests.workers import train
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two runs that differ in their seed, and one that learns next to nothing, all on 2 ranks."""
-    folder = tmp_path_factory.mktemp("compared")
-    samples.write_logs(folder / "train", 3_000)
-    samples.write_logs(folder / "test", 2_000, seed=1)
-    Cluster(2).run(train, settings(folder, "one"))
-    Cluster(2).run(train, settings(folder, "two", "seed=2"))
-    Cluster(2).run(train, settings(folder, "lame", "optim.dense.lr=1e-9", "optim.embedding.lr=1e-9"))
-    return folder
+    return three_runs(tmp_path_factory.mktemp("compared"))
 
 
 def test_two_seeds(folder: Path) -> None:

@@ -14,7 +14,7 @@ from dist_mtl.data.manifest import Manifest
 from dist_mtl.data.manifest import read as manifest_of
 from dist_mtl.data.writer import write_dataset
 from tests import samples
-from tests.compare_runs import STEPS, compare, error, scores, settings
+from tests.compare_runs import STEPS, compare, error, scores, settings, three_runs
 from tests.harness import Cluster, Exit, run_script
 from tests.score_workers import recalibrated
 from tests.workers import train
@@ -22,14 +22,7 @@ from tests.workers import train
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two runs that differ in their seed, and one that learns next to nothing, all on 2 ranks."""
-    folder = tmp_path_factory.mktemp("compared")
-    samples.write_logs(folder / "train", 3_000)
-    samples.write_logs(folder / "test", 2_000, seed=1)
-    Cluster(2).run(train, settings(folder, "one"))
-    Cluster(2).run(train, settings(folder, "two", "seed=2"))
-    Cluster(2).run(train, settings(folder, "lame", "optim.dense.lr=1e-9", "optim.embedding.lr=1e-9"))
-    return folder
+    return three_runs(tmp_path_factory.mktemp("compared"))
 
 
 def rewritten(source: Path, target: Path, **columns: object) -> Manifest:

@@ -105,7 +105,8 @@ def test_two_tasks_with_one_label() -> None:
 
 def test_few_clicks_that_all_convert_are_no_twins() -> None:
     click = np.arange(1_000) < 60
-    assert examine(rows_of(np.stack([click, click], axis=1), np.arange(1_000)), samples.config("unused")) != []
+    found = examine(rows_of(np.stack([click, click], axis=1), np.arange(1_000)), samples.config("unused"))
+    assert len(found) == 1 and "`conversion` is set on all of the first 60 rows of its space" in found[0]
 
 
 @pytest.mark.parametrize("kind", ["an order id", "a bag"])
