@@ -18,6 +18,9 @@ class SampleLogs(Section):
     ctr: Annotated[float, Field(gt=0, lt=1)] = 0.05
     cvr: Annotated[float, Field(gt=0, lt=1)] = 0.10
     accidents: Share = 0.2  # share of the clicks that have nothing to do with interest; they never convert
+    # How unevenly the accidents fall on items: the standard deviation of the logarithm of an item's accident rate. At 0
+    # they tell next to nothing about an item, and so can not mislead a ranking; at 1 some items are clickbait.
+    clickbait: Annotated[float, Field(ge=0, le=3)] = 0.0
     accidents_in_test: bool = True  # else an impression of the test split is clicked by interest only
     # Whether all user segments convert equally often once they click. Else the rate differs between segments, whose rho
     # differs, too, and what learns the one seems to have found the other.

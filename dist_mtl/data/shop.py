@@ -51,6 +51,7 @@ class World:
     picks: np.ndarray  # [TASTES, 256] uint8: a taste's past categories, each as often as it occurs
     click_bias: float = 0.0
     purchase_bias: np.ndarray | float = 0.0  # [segments], or one for all of them
+    accident_scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,9 @@ def world(spec: SampleLogs) -> World:
     """
     plain = _effects(spec.seed)
     sample = impressions(spec, plain, "calibration", 0)
+    if spec.clickbait:  # the items shown most may be the worst ones, or the best
+        plain = replace(plain, accident_scale=1 / float(sample.accident.mean()))
+        sample = replace(sample, accident=sample.accident * plain.accident_scale)
 
     def chances(click_bias: float, purchase_bias: float) -> tuple[np.ndarray, np.ndarray]:
         return probabilities(spec, replace(plain, click_bias=click_bias, purchase_bias=purchase_bias), sample)
@@ -148,7 +152,7 @@ def impressions(spec: SampleLogs, world: World, split: str, index: int) -> Impre
         history=_history(world, words, lambda n: random_bits(n, spec.seed, split, index, "history"), taste),
         interest=interest,
         seen=0.9 - 0.6 * np.log1p(position),
-        accident=ACCIDENT_BY_DEVICE[device],
+        accident=ACCIDENT_BY_DEVICE[device] * _clickbait(spec, world, of_item),
         purchase=purchase,
         rho=RHO[segment],
     )
@@ -274,6 +278,13 @@ def _shown(
     better = second[3] > first[3]
     item, category, quality = (np.where(better, b, a) for a, b in zip(first[:3], second[:3], strict=True))
     return item, category, quality
+
+
+def _clickbait(spec: SampleLogs, world: World, of_item: Words) -> np.ndarray | float:
+    """An item's rate of accidental clicks, log-normal, relative to that of all impressions."""
+    if spec.clickbait == 0:
+        return 1.0
+    return world.accident_scale * np.exp(spec.clickbait * draws.normal(of_item("clickbait")))
 
 
 def _history(

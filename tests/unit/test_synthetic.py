@@ -251,10 +251,26 @@ def test_segments_convert_alike_where_that_is_asked_for() -> None:
     assert np.ptp(rates[True]) < 0.01 < 0.05 < np.ptp(rates[False])
 
 
+def test_clickbait_makes_accidents_mislead_a_ranking_by_clicks() -> None:
+    """Evenly spread they hardly do: then no ranking loss has anything to mend."""
+    lost = {}
+    for clickbait in (0.0, 1.0):
+        spec = SPEC.model_copy(update={"accidents": 0.3, "clickbait": clickbait})
+        world = shop.world(spec)
+        rows = shop.impressions(spec, world, "test", 0)
+        noisy, real = (shop.probabilities(spec, world, rows, accidents)[0] for accidents in (True, False))
+        clicked = draws.uniform(random_bits(SHARD_ROWS, "a click of interest")) < real
+        lost[clickbait] = roc_auc_score(clicked, real) - roc_auc_score(clicked, noisy)
+    print({clickbait: f"{auc:.4f}" for clickbait, auc in lost.items()})
+    assert lost[0.0] < 0.01 < 0.02 < lost[1.0]
+
+
 def test_accidents_are_as_many_as_asked_for_and_may_be_kept_out_of_the_test() -> None:
     spec = SPEC.model_copy(update={"accidents": 0.3, "accidents_in_test": False})
     train, test = (pa.concat_tables(generate(spec, 2 * SHARD_ROWS, split)) for split in ("train", "test"))
     ctr = [table.column("true_ctr").to_numpy().mean() for table in (train, test)]
     assert ctr[0] == pytest.approx(0.06, rel=0.02) and ctr[1] == pytest.approx(0.06 * 0.7, rel=0.05)
+    bait = pa.concat_tables(generate(spec.model_copy(update={"clickbait": 1.0}), 2 * SHARD_ROWS, "test"))
+    assert bait.column("true_ctr").to_numpy().mean() == pytest.approx(0.06 * 0.7, rel=0.05)
     none = pa.concat_tables(generate(SPEC.model_copy(update={"accidents": 0.0}), SHARD_ROWS, "train"))
     assert none.column("true_ctr").to_numpy().mean() == pytest.approx(0.06, rel=0.03)
