@@ -24,7 +24,7 @@ PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -qq --no
 OTHER_STACK := $(if $(wildcard $(STAMP)),$(if $(filter $(STACK),$(shell cat $(STAMP))),,stack-changed))
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check doctor metric-figures venv clean stack-changed
+.PHONY: help quickstart test check doctor metric-figures method-costs venv clean stack-changed
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s%s\n", $$1, $$2 }' Makefile
@@ -38,6 +38,10 @@ test: $(STAMP) ## run every test
 
 metric-figures: $(STAMP) ## the figures of docs/metrics.md: 10 million rows against scikit-learn, about 3 minutes
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/campaign/metric_accuracy.py $(ARGS)
+
+method-costs: $(STAMP) ## what a method adds to a step: the table of docs/methods.md, two models, about 15 minutes
+	@$(BIN)/python launch/bench.py --methods --rows 100000 --rounds 15 --steps 2 $(ARGS)
+	@echo; $(BIN)/python launch/bench.py --methods configs/quickstart.toml --rounds 25 --steps 8 $(ARGS)
 
 check: $(STAMP) ## lint with ruff
 	@$(BIN)/python -m ruff check .

@@ -1,7 +1,8 @@
 """Speed against the bare stack and a peer, interleaved: python launch/bench.py [--rows N] [--rechub PYTHON].
 
 Prints rows/s of each contender and the ratios that docs/benchmarks.md reports. `--rechub` is the Python of an
-environment with torch-rechub installed; without it that contender is left out.
+environment with torch-rechub installed; without it that contender is left out. `--methods [CONFIG]` measures instead
+what alignment, ranking and balancing cost a step beside the plain model (`make method-costs`).
 """
 
 import argparse
@@ -21,13 +22,22 @@ def main() -> None:
     parser.add_argument("--logs", type=count, default=1_048_576, help="rows of the benchmark logs (default 1,048,576)")
     parser.add_argument("--folder", default="data/bench", help="where the logs are kept (default data/bench)")
     parser.add_argument("--rechub", metavar="PYTHON", help="the Python of an environment with torch-rechub 0.9")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="only these contenders")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="only these contenders, or methods")
+    told = "only measure what the methods cost, in the model of this file or the benchmark's"
+    parser.add_argument("--methods", nargs="?", const="", metavar="CONFIG", help=told)
+    parser.add_argument("--batch", type=count, help="global batch of --methods (default 8192)")
     parser.add_argument("--profile", action="store_true", help="only profile our step: where the time goes")
     arguments = parser.parse_args()
+    if arguments.batch and arguments.methods is None:
+        parser.error("--batch belongs to --methods; the other contenders have the benchmark's own")
 
+    from dist_mtl.bench.methods import report_methods  # after the arguments: importing torch takes seconds
     from dist_mtl.bench.report import entries_of, logs_of, report
-    from dist_mtl.bench.step_profile import profile  # after the arguments: importing torch takes seconds
+    from dist_mtl.bench.step_profile import profile
 
+    if arguments.methods is not None:
+        print(report_methods(arguments))
+        return
     if arguments.profile:
         shape, folder = logs_of(arguments)
         print(profile(shape, folder, arguments.threads))

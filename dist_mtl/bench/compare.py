@@ -2,18 +2,17 @@
 
 Each contender lives in processes of its own that wait while the others run. A ratio is taken within a round; reported
 are the median over rounds and its quartiles. The absolute rows/s are medians too, and depend on the machine's mood.
+CPU time is steadier than wall time where other processes want the cores, and blind to waiting.
 """
 
 import os
 import socket
 import statistics
 import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from dist_mtl.bench.shape import Shape
+from dist_mtl.bench.memory import Memory, peak, reset_peak
 from dist_mtl.errors import InternalError
 
 LOADER_STEPS = 4  # the loader alone is so fast that it is timed over more steps
@@ -34,19 +33,20 @@ class Entry:
         )
 
 
-class Contender:
-    """The processes of an entry. Use as a context manager; `seconds(n)` trains n steps."""
+@dataclass(frozen=True)
+class Found:
+    """What was measured of an entry: a step's time, one value a round, and the largest of its processes."""
 
-    def __init__(self, entry: Entry, shape: Shape, folder: str, rechub_python: str | None) -> None:
+    seconds: list[float]  # wall, of the slowest rank
+    cpu_seconds: list[float]  # of all ranks and threads
+    memory: Memory
+
+
+class Contender:
+    """The processes of an entry. `times(n)` trains n steps; `close()` ends them."""
+
+    def __init__(self, entry: Entry, command: Sequence[str]) -> None:
         self.entry = entry
-        if entry.name == "torch-rechub":
-            script = Path(__file__).with_name("rechub.py")
-            sizes = [shape.rows, shape.ids, shape.dense, shape.dim, shape.batch]
-            commands = [[rechub_python, str(script), *map(str, sizes)]]
-        else:
-            commands = [
-                [sys.executable, "-m", "dist_mtl.bench.worker", entry.name, str(shape.rows), folder]
-            ] * entry.ranks
         port = _free_port()
         self.ranks = [
             subprocess.Popen(
@@ -56,17 +56,24 @@ class Contender:
                 text=True,
                 env=os.environ | _env(rank, entry, port),
             )
-            for rank, command in enumerate(commands)
+            for rank in range(1 if entry.name == "torch-rechub" else entry.ranks)
         ]
         for process in self.ranks:
             self._line(process)
+        self.before = [reset_peak(process.pid) for process in self.ranks]
 
-    def seconds(self, steps: int) -> float:
-        """Train `steps` steps on every rank; the slowest rank's time."""
+    def times(self, steps: int) -> tuple[float, float]:
+        """Train `steps` steps on every rank; the slowest rank's time, and the CPU time of all."""
         for process in self.ranks:
             process.stdin.write(f"{steps}\n")
             process.stdin.flush()
-        return max(float(self._line(process)) for process in self.ranks)
+        told = [[float(part) for part in self._line(process).split()] for process in self.ranks]
+        return max(wall for wall, _ in told), sum(cpu for _, cpu in told)
+
+    def memory(self) -> Memory:
+        """Of the rank that held most since its set-up."""
+        found = [Memory(before, peak(p.pid)) for before, p in zip(self.before, self.ranks, strict=True)]
+        return max(found, key=lambda memory: memory.peak)
 
     def close(self) -> None:
         """End the processes by closing their input, and reap them."""
@@ -78,6 +85,7 @@ class Contender:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            process.stdout.close()
 
     def _line(self, process: subprocess.Popen) -> str:
         if not (line := process.stdout.readline().strip()):
@@ -85,22 +93,21 @@ class Contender:
         return line
 
 
-def compare(
-    entries: Sequence[Entry], shape: Shape, folder: str, rounds: int, steps: int, rechub_python: str | None = None
-) -> dict[Entry, list[float]]:
-    """Seconds per step of every entry, one value a round. A first, unmeasured round warms everything up."""
+def compare(commands: Mapping[Entry, Sequence[str]], rounds: int, steps: int) -> dict[Entry, Found]:
+    """Measure every entry; `commands`: how to start a process of it. A first, unmeasured round warms everything up."""
     contenders: list[Contender] = []
     try:
-        for entry in entries:
-            contenders.append(Contender(entry, shape, folder, rechub_python))
+        for entry, command in commands.items():
+            contenders.append(Contender(entry, command))
         for contender in contenders:
-            contender.seconds(max(2, steps // 2))
-        found: dict[Entry, list[float]] = {entry: [] for entry in entries}
+            contender.times(max(2, steps // 2))
+        times: dict[Entry, list[tuple[float, float]]] = {entry: [] for entry in commands}
         for _ in range(rounds):
             for contender in contenders:
                 count = steps * LOADER_STEPS if contender.entry.name == "loader" else steps
-                found[contender.entry].append(contender.seconds(count) / count)
-        return found
+                wall, cpu = contender.times(count)
+                times[contender.entry].append((wall / count, cpu / count))
+        return {c.entry: Found(*map(list, zip(*times[c.entry], strict=True)), c.memory()) for c in contenders}
     finally:
         for contender in contenders:
             contender.close()

@@ -17,6 +17,7 @@ from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
 from dist_mtl.assemble import build, open_dataset
 from dist_mtl.bench.shape import Shape
+from dist_mtl.config import Config
 from dist_mtl.data.batch import Batch
 from dist_mtl.data.loader import Dataset
 from dist_mtl.metrics.window import TrainingWindow
@@ -90,13 +91,12 @@ def _metrics(shape: Shape, folder: str, dataset: Dataset, rt: Runtime) -> Steps:
 
 def _step(shape: Shape, folder: str, dataset: Dataset, rt: Runtime) -> Steps:
     """Our training step on batches in memory."""
-    train, held = _trainer(shape, folder, rt), _held(dataset, rt)
-    return lambda count: [train(next(held)) for _ in range(count)]
+    return training_steps(shape.config(folder), dataset, rt)
 
 
 def _end_to_end(shape: Shape, folder: str, dataset: Dataset, rt: Runtime) -> Steps:
     """Our training step, reading Parquet."""
-    train = _trainer(shape, folder, rt)
+    train = _trainer(shape.config(folder), rt)
 
     def steps(count: int) -> None:
         with _reading(dataset, rt, count) as source:
@@ -106,9 +106,14 @@ def _end_to_end(shape: Shape, folder: str, dataset: Dataset, rt: Runtime) -> Ste
     return steps
 
 
-def _trainer(shape: Shape, folder: str, rt: Runtime) -> Callable[[Batch], object]:
-    config = shape.config(folder)
-    model, objective = build(config, rt, steps=1), Objective.of(config)
+def training_steps(config: Config, dataset: Dataset, rt: Runtime) -> Steps:
+    """The training step of a configuration, on batches in memory."""
+    train, held = _trainer(config, rt), _held(dataset, rt)
+    return lambda count: [train(next(held)) for _ in range(count)]
+
+
+def _trainer(config: Config, rt: Runtime) -> Callable[[Batch], object]:
+    model, objective = build(config, rt, steps=1_000_000), Objective.of(config)
     return lambda batch: train_step(model, objective, batch, rt)
 
 

@@ -1,6 +1,7 @@
 """torch-rechub's own MTLTrainer on the same shape, in its own environment: run by path, imports nothing of ours.
 
-`PYTHON rechub.py ROWS IDS DENSE DIM BATCH`, then a number of steps a line on stdin, seconds a line on stdout.
+`PYTHON rechub.py ROWS IDS DENSE DIM BATCH`, then a number of steps a line on stdin; a line of seconds and CPU seconds
+on stdout.
 """
 
 import contextlib
@@ -43,10 +44,10 @@ def main() -> None:
     for line in sys.stdin:
         data = loader(int(line))
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            started = time.perf_counter()
+            started, cpu_started = time.perf_counter(), time.process_time()
             trainer.train_one_epoch(data)
-            seconds = time.perf_counter() - started
-        print(seconds, flush=True)
+            seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
+        print(seconds, cpu_seconds, flush=True)
 
 
 if __name__ == "__main__":

