@@ -22,7 +22,11 @@ def main() -> None:
     arguments = parser().parse_args()
     match arguments.source:
         case "movielens":
-            made = movielens.convert(arguments.src, arguments.out, arguments.seed, arguments.validation)
+            if not 0 < arguments.kept <= 1:
+                raise ConfigError(f"--kept {arguments.kept}: a share above 0, and at most 1")
+            made = movielens.convert(
+                arguments.src, arguments.out, arguments.seed, arguments.validation, arguments.kept
+            )
             for name, listed in made.items():
                 tell(Path(arguments.out) / name, listed)
         case "csv":
@@ -42,6 +46,7 @@ def parser() -> Parser:
     films.add_argument("src", help="folder with the derived csv.gz, or with ml-100k.inter, .item and .user")
     films.add_argument("out", help="folder to make")
     films.add_argument("--seed", type=int, default=7, help="of the sampled non-clicks, for the raw files")
+    films.add_argument("--kept", type=float, default=1.0, help="share of the non-clicks that stays in train and fit")
     films.add_argument("--validation", action="store_true", help="also OUT/fit and OUT/validation, of OUT/train's rows")
 
     table = sources.add_parser("csv", help="CSV files with a click and a conversion column (also .gz, .bz2)")

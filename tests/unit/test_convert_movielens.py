@@ -54,6 +54,19 @@ def test_raw_movielens_becomes_impressions(tmp_path: Path) -> None:
     assert again.digest == train.digest != other.digest
 
 
+def test_movielens_non_clicks_are_thinned_where_a_model_is_trained_and_nowhere_else(tmp_path: Path) -> None:
+    whole = movielens.convert(raw_movielens(tmp_path / "raw"), tmp_path / "out", validation=True)
+    thin = movielens.convert(tmp_path / "raw", tmp_path / "thin", validation=True, kept=0.3)
+    assert all(thin[name].digest == whole[name].digest for name in ("test", "validation"))
+    for name in ("train", "fit"):
+        clicks, kept_clicks = (
+            [row["click"] for row in rows_of(tmp_path / folder / name).to_pylist()] for folder in ("out", "thin")
+        )
+        share = kept_clicks.count(0) / clicks.count(0)
+        print(f"{name}: {share:.3f} of the non-clicks kept")
+        assert kept_clicks.count(1) == clicks.count(1) and share == pytest.approx(0.3, abs=0.06)
+
+
 def test_movielens_train_rows_are_split_again_for_validation(tmp_path: Path) -> None:
     """Each user's rows stand in four folders in order of time: fit, validation, and after both of them test."""
     made = movielens.convert(raw_movielens(tmp_path / "raw"), tmp_path / "out", validation=True)

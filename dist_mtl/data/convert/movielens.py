@@ -28,12 +28,14 @@ NAMES = {"ts": "time", "dow": "weekday", "zip2": "zip"}
 
 
 def convert(
-    source: str | Path, out: str | Path, seed: int = 7, validation: bool = False
+    source: str | Path, out: str | Path, seed: int = 7, validation: bool = False, kept: float = 1.0
 ) -> dict[str, manifest.Manifest]:
     """Write OUT/train and OUT/test: the last fifth of each user's rows, in order of time, is the test split.
 
     With `validation` also OUT/fit and OUT/validation: the rows of OUT/train, split again in the same way. What is
     chosen on these two has seen no row of the test split, and the final training can use all of OUT/train.
+    `kept` below 1: this share of the non-clicks stays in what is trained on, OUT/train and OUT/fit; to score traffic as
+    it comes, train with data.kept = [kept, 1].
 
     Columns: user_id, item_id, time (s, UTC), click, conversion, age, gender, occupation, year (0: unknown),
     genres (list<string>), hour, weekday (Monday 0), zip (its first two characters). `seed` decides the sampled
@@ -45,6 +47,8 @@ def convert(
     parts = dict(zip(("train", "test"), split(table), strict=True))
     if validation:
         parts |= zip(("fit", "validation"), split(parts["train"]), strict=True)
+    if kept < 1:
+        parts |= {name: thinned(parts[name], kept, seed) for name in ("train", "fit") if name in parts}
     if there := [name for name in parts if (out / name).exists()]:
         raise DataError(f"{out / there[0]}: exists already; a dataset is never overwritten. Choose another OUT")
     return {name: write_dataset(out / name, [part]) for name, part in parts.items()}
@@ -54,6 +58,13 @@ def split(table: pa.Table) -> tuple[pa.Table, pa.Table]:
     """The earlier rows of each user, and the last TEST_SHARE of them; both in the order of `table`."""
     late = last_rows(table.column("user_id").to_numpy(), table.column("time").to_numpy(), TEST_SHARE)
     return table.filter(pa.array(~late)), table.filter(pa.array(late))
+
+
+def thinned(table: pa.Table, kept: float, seed: int) -> pa.Table:
+    """All clicks, and the non-clicks of a share `kept` of all (user, item)."""
+    user, item, click = (table.column(name).to_numpy() for name in ("user_id", "item_id", "click"))
+    stays = draws.uniform(draws.words_of((user << 32) + item, seed, "kept")) < kept
+    return table.filter(pa.array(stays | (click == 1)))
 
 
 def last_rows(users: np.ndarray, times: np.ndarray, share: float) -> np.ndarray:
