@@ -40,8 +40,8 @@ metric-figures: $(STAMP) ## the figures of docs/metrics.md: 10 million rows agai
 	@OMP_NUM_THREADS=1 $(BIN)/python tests/campaign/metric_accuracy.py $(ARGS)
 
 method-costs: $(STAMP) ## what a method adds to a step: the table of docs/methods.md, two models, about 15 minutes
-	@$(BIN)/python launch/bench.py --methods --rows 100000 --rounds 15 --steps 2 $(ARGS)
-	@echo; $(BIN)/python launch/bench.py --methods configs/quickstart.toml --rounds 25 --steps 8 $(ARGS)
+	@$(BIN)/python launch/bench.py --methods --rows 100000 --rounds 6 --steps 2 $(ARGS)
+	@echo; $(BIN)/python launch/bench.py --methods configs/quickstart.toml --rounds 15 --steps 3 $(ARGS)
 
 check: $(STAMP) ## lint with ruff
 	@$(BIN)/python -m ruff check .

@@ -2,7 +2,8 @@
 
 Each contender lives in processes of its own that wait while the others run. A ratio is taken within a round; reported
 are the median over rounds and its quartiles. The absolute rows/s are medians too, and depend on the machine's mood.
-CPU time is steadier than wall time where other processes want the cores, and blind to waiting.
+CPU time is steadier than wall time where other processes want the cores, and blind to waiting; they still empty the
+caches, which only adds time, so that the shortest rounds tell most.
 """
 
 import os
@@ -11,6 +12,7 @@ import statistics
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from dist_mtl.bench.memory import Memory, peak, reset_peak
 from dist_mtl.errors import InternalError
@@ -39,13 +41,22 @@ class Found:
 
     seconds: list[float]  # wall, of the slowest rank
     cpu_seconds: list[float]  # of all ranks and threads
+    faults: list[float]  # pages that the kernel had to map anew: memory that was given back, and is asked for again
     memory: Memory
+
+    @classmethod
+    def of(cls, passes: Sequence["Found"]) -> "Found":
+        """Several passes as one, with the memory of the largest."""
+        seconds, cpu_seconds, faults = (
+            [value for one in passes for value in getattr(one, name)] for name in ("seconds", "cpu_seconds", "faults")
+        )
+        return cls(seconds, cpu_seconds, faults, max((one.memory for one in passes), key=lambda memory: memory.peak))
 
 
 class Contender:
     """The processes of an entry. `times(n)` trains n steps; `close()` ends them."""
 
-    def __init__(self, entry: Entry, command: Sequence[str]) -> None:
+    def __init__(self, entry: Entry, command: Sequence[str], env: Mapping[str, str]) -> None:
         self.entry = entry
         port = _free_port()
         self.ranks = [
@@ -54,7 +65,7 @@ class Contender:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
-                env=os.environ | _env(rank, entry, port),
+                env=os.environ | _env(rank, entry, port) | env,
             )
             for rank in range(1 if entry.name == "torch-rechub" else entry.ranks)
         ]
@@ -62,13 +73,14 @@ class Contender:
             self._line(process)
         self.before = [reset_peak(process.pid) for process in self.ranks]
 
-    def times(self, steps: int) -> tuple[float, float]:
-        """Train `steps` steps on every rank; the slowest rank's time, and the CPU time of all."""
+    def times(self, steps: int) -> tuple[float, float, float]:
+        """Train `steps` steps on every rank; the slowest rank's time, CPU time and page faults of all."""
         for process in self.ranks:
             process.stdin.write(f"{steps}\n")
             process.stdin.flush()
         told = [[float(part) for part in self._line(process).split()] for process in self.ranks]
-        return max(wall for wall, _ in told), sum(cpu for _, cpu in told)
+        wall, cpu, faults = zip(*told, strict=True)
+        return max(wall), sum(cpu), sum(faults)
 
     def memory(self) -> Memory:
         """Of the rank that held most since its set-up."""
@@ -93,20 +105,37 @@ class Contender:
         return line
 
 
-def compare(commands: Mapping[Entry, Sequence[str]], rounds: int, steps: int) -> dict[Entry, Found]:
-    """Measure every entry; `commands`: how to start a process of it. A first, unmeasured round warms everything up."""
+def compare(
+    commands: Mapping[Entry, Sequence[str]],
+    rounds: int,
+    steps: int,
+    passes: int = 1,
+    env: Mapping[str, str] = MappingProxyType({}),
+) -> dict[Entry, Found]:
+    """Measure every entry; `commands`: how to start a process of it, `env`: what to set for it.
+
+    `passes`: how often to start afresh, for `rounds` each. One process may be some percent faster than its twin for as
+    long as it lives: where its memory lies is drawn when it starts.
+    """
+    found = [_pass(commands, rounds, steps, env) for _ in range(passes)]
+    return {entry: Found.of([one[entry] for one in found]) for entry in commands}
+
+
+def _pass(
+    commands: Mapping[Entry, Sequence[str]], rounds: int, steps: int, env: Mapping[str, str]
+) -> dict[Entry, Found]:
+    """A first, unmeasured round warms everything up."""
     contenders: list[Contender] = []
     try:
         for entry, command in commands.items():
-            contenders.append(Contender(entry, command))
+            contenders.append(Contender(entry, command, env))
         for contender in contenders:
             contender.times(max(2, steps // 2))
-        times: dict[Entry, list[tuple[float, float]]] = {entry: [] for entry in commands}
+        times: dict[Entry, list[tuple[float, ...]]] = {entry: [] for entry in commands}
         for _ in range(rounds):
             for contender in contenders:
                 count = steps * LOADER_STEPS if contender.entry.name == "loader" else steps
-                wall, cpu = contender.times(count)
-                times[contender.entry].append((wall / count, cpu / count))
+                times[contender.entry].append(tuple(value / count for value in contender.times(count)))
         return {c.entry: Found(*map(list, zip(*times[c.entry], strict=True)), c.memory()) for c in contenders}
     finally:
         for contender in contenders:
@@ -120,6 +149,15 @@ def ratios(numerator: list[float], denominator: list[float]) -> tuple[float, flo
         return values[0], values[0], values[0]
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
     return low, middle, high
+
+
+def of_shortest(numerator: list[float], denominator: list[float]) -> float:
+    """The ratio of the shortest tenth of both."""
+
+    def shortest(values: list[float]) -> float:
+        return statistics.mean(sorted(values)[: max(1, len(values) // 10)])
+
+    return shortest(numerator) / shortest(denominator)
 
 
 def _env(rank: int, entry: Entry, port: int) -> dict[str, str]:

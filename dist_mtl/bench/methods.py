@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from dist_mtl.bench.compare import Entry, Found, compare, ratios
+from dist_mtl.bench.compare import Entry, Found, compare, of_shortest, ratios
 from dist_mtl.bench.contenders import Steps
 from dist_mtl.bench.memory import MB
 from dist_mtl.bench.report import logs_of
@@ -27,6 +27,9 @@ from dist_mtl.model.contrast import BLOCK, ROWS
 from dist_mtl.parallel.runtime import Runtime
 
 BATCH = 8192  # global batch, unless --batch says otherwise
+# Kept, what a step frees is there for the next. Else glibc may give blocks of 16 MB back to the kernel at every step, and
+# get them anew page by page (6,000 of them, 10 % of a small model's step): whether it does is each process's own luck.
+KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(1 << 30), "MALLOC_MMAP_THRESHOLD_": str(1 << 30)}
 OFF = {"alignment": {"kind": "off"}, "pairwise": {"kind": "off"}, "balance": "fixed"}
 ALL = {"alignment": {"kind": "adaftr", "negatives": "all"}}
 METHODS: dict[str, dict[str, Any]] = {
@@ -97,7 +100,7 @@ def report_methods(options: argparse.Namespace) -> str:
         Entry(name, options.ranks, options.threads): _command(configured(base, name, batch), name == "products")
         for name in names
     }
-    found = compare(commands, options.rounds, options.steps)
+    found = compare(commands, options.rounds, options.steps, options.passes, KEEP_MEMORY)
     lines = [f"{_described(base)}, global batch {batch:,}, ranks x threads {options.ranks} x {options.threads}", ""]
     return "\n".join(lines + tables({entry.name: one for entry, one in found.items()}))
 
@@ -105,10 +108,12 @@ def report_methods(options: argparse.Namespace) -> str:
 def tables(found: Mapping[str, Found]) -> list[str]:
     """Markdown: time and memory of every method against `plain`, and of all negatives against their products."""
     plain = found["plain"]
-    lines = ["| step | ms | times plain | CPU ms | times plain, CPU time |", "|---|---|---|---|---|"]
+    lines = ["| step | ms | times plain | CPU ms | times plain, CPU time | of the shortest rounds | page faults |"]
+    lines += ["|---|---|---|---|---|---|---|"]
     for name, one in found.items():
         parts = [f"{1e3 * statistics.median(one.seconds):.1f}", _spread(one.seconds, plain.seconds)]
         parts += [f"{1e3 * statistics.median(one.cpu_seconds):.1f}", _spread(one.cpu_seconds, plain.cpu_seconds)]
+        parts += [f"{of_shortest(one.cpu_seconds, plain.cpu_seconds):.3f}", f"{statistics.median(one.faults):,.0f}"]
         lines.append(f"| {name} | {' | '.join(parts)} |")
     lines += ["", "| peak memory of a process | MB | times plain | MB above plain | MB above its set-up |"]
     lines += ["|---|---|---|---|---|"]

@@ -1,13 +1,14 @@
 """torch-rechub's own MTLTrainer on the same shape, in its own environment: run by path, imports nothing of ours.
 
-`PYTHON rechub.py ROWS IDS DENSE DIM BATCH`, then a number of steps a line on stdin; a line of seconds and CPU seconds
-on stdout.
+`PYTHON rechub.py ROWS IDS DENSE DIM BATCH`, then a number of steps a line on stdin, and a line of seconds, CPU seconds
+and page faults on stdout.
 """
 
 import contextlib
 import io
 import sys
 import time
+from resource import RUSAGE_SELF, getrusage
 
 import numpy as np
 
@@ -44,10 +45,11 @@ def main() -> None:
     for line in sys.stdin:
         data = loader(int(line))
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            started, cpu_started = time.perf_counter(), time.process_time()
+            before, started = getrusage(RUSAGE_SELF), time.perf_counter()
             trainer.train_one_epoch(data)
-            seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
-        print(seconds, cpu_seconds, flush=True)
+            seconds, after = time.perf_counter() - started, getrusage(RUSAGE_SELF)
+        cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        print(seconds, cpu_seconds, after.ru_minflt - before.ru_minflt, flush=True)
 
 
 if __name__ == "__main__":

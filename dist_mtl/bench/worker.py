@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
+from resource import RUSAGE_SELF, getrusage
 
 import torch.distributed as dist
 
@@ -13,17 +14,19 @@ from dist_mtl.parallel.runtime import Runtime, runtime
 
 
 def serve(run: RunConfig, setup: Callable[[Runtime], Steps]) -> None:
-    """Say when set up; then a number of steps a line in, and a line of seconds and CPU seconds out."""
+    """Say when set up; then a number of steps a line in, and a line of seconds, CPU seconds and page faults out."""
     with runtime(run) as rt:
         steps = setup(rt)
         print("ready", flush=True)
         for line in sys.stdin:
             dist.barrier()
-            started, cpu_started = time.perf_counter(), time.process_time()
+            before, started = getrusage(RUSAGE_SELF), time.perf_counter()
             steps(int(line))
-            cpu_seconds = time.process_time() - cpu_started
+            after = getrusage(RUSAGE_SELF)
             dist.barrier()
-            print(time.perf_counter() - started, cpu_seconds, flush=True)
+            seconds = time.perf_counter() - started
+            cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            print(seconds, cpu_seconds, after.ru_minflt - before.ru_minflt, flush=True)
 
 
 def main() -> None:

@@ -81,14 +81,20 @@ def test_the_floor_is_the_products_of_alignment_with_all_negatives(batch: int, w
 def test_ratios_are_within_a_round_and_the_floor_is_what_is_above_plain() -> None:
     """The second round was twice as slow for all."""
     known = Memory(int(300 * MB), int(400 * MB))
-    plain = Found([1.0, 2.0], [0.5, 0.5], known)
-    all_negatives = Found([1.6, 3.2], [0.7, 0.7], Memory(int(300 * MB), int(440 * MB)))
-    floor = Found([0.5, 1.0], [0.1, 0.1], known)
+    plain = Found([1.0, 2.0], [0.5, 0.5], [0.0, 0.0], known)
+    all_negatives = Found([1.6, 3.2], [0.7, 0.7], [9e3, 9e3], Memory(int(300 * MB), int(440 * MB)))
+    floor = Found([0.5, 1.0], [0.1, 0.1], [0.0, 0.0], known)
     text = "\n".join(tables({"plain": plain, "adaftr_all": all_negatives, "products": floor}))
     print(text)
-    assert "| adaftr_all | 2400.0 | 1.600 (1.600 to 1.600) | 700.0 | 1.400 (1.400 to 1.400) |" in text
+    assert "| adaftr_all | 2400.0 | 1.600 (1.600 to 1.600) | 700.0 | 1.400 (1.400 to 1.400) | 1.400 | 9,000 |" in text
     assert "| adaftr_all | 440 | 1.100 | +40 | 140 |" in text
     assert "| adaftr_all | 900.0 | 1.200 (1.200 to 1.200) | 200.0 | 2.000 (2.000 to 2.000) |" in text
+
+
+def test_passes_are_pooled() -> None:
+    small, large = Memory(100, 300), Memory(150, 310)
+    found = Found.of([Found([1.0], [2.0], [3.0], large), Found([4.0], [5.0], [6.0], small)])
+    assert found == Found([1.0, 4.0], [2.0, 5.0], [3.0, 6.0], large)
 
 
 def test_what_is_compared_with_comes_along() -> None:
@@ -114,7 +120,9 @@ def test_the_peak_is_that_since_the_last_reset() -> None:
 def test_two_methods_are_measured_in_processes_of_their_own(tmp_path: Path) -> None:
     samples.write_logs(tmp_path / "train", 640)
     config = samples.write_toml(tmp_path / "c.toml", samples.tree(tmp_path))
-    options = Namespace(methods=str(config), only=["products"], batch=64, ranks=1, threads=1, rounds=2, steps=2)
+    options = Namespace(
+        methods=str(config), only=["products"], batch=64, ranks=1, threads=1, rounds=2, steps=2, passes=1
+    )
     text = report_methods(options)
     print(text)
     assert text.startswith("4 tables of 196 rows") and "mmoe 2 [16, 8], towers [8], global batch 64" in text
