@@ -27,8 +27,8 @@ from dist_mtl.model.contrast import BLOCK, ROWS
 from dist_mtl.parallel.runtime import Runtime
 
 BATCH = 8192  # global batch, unless --batch says otherwise
-# Kept, what a step frees is there for the next. Else glibc may give blocks of 16 MB back to the kernel at every step, and
-# get them anew page by page (6,000 of them, 10 % of a small model's step): whether it does is each process's own luck.
+# Kept, what a step frees is there for the next. Else glibc may give blocks of 16 MB back to the kernel each step, and
+# get them anew page by page (6,000, 10 % of a small model's step): whether it does is the luck of each process.
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(1 << 30), "MALLOC_MMAP_THRESHOLD_": str(1 << 30)}
 OFF = {"alignment": {"kind": "off"}, "pairwise": {"kind": "off"}, "balance": "fixed"}
 ALL = {"alignment": {"kind": "adaftr", "negatives": "all"}}
