@@ -26,11 +26,11 @@ def main() -> None:
     told = "only measure what the methods cost, in the model of this file or the benchmark's"
     parser.add_argument("--methods", nargs="?", const="", metavar="CONFIG", help=told)
     parser.add_argument("--batch", type=count, help="global batch of --methods (default 8192)")
-    parser.add_argument("--passes", type=count, default=3, help="how often --methods starts afresh (default 3)")
+    parser.add_argument("--passes", type=count, help="how often --methods starts afresh (default 3)")
     parser.add_argument("--profile", action="store_true", help="only profile our step: where the time goes")
     arguments = parser.parse_args()
-    if arguments.batch and arguments.methods is None:
-        parser.error("--batch belongs to --methods; the other contenders have the benchmark's own")
+    if arguments.methods is None and (arguments.batch or arguments.passes):
+        parser.error("--batch and --passes belong to --methods")
 
     from dist_mtl.bench.methods import report_methods  # after the arguments: importing torch takes seconds
     from dist_mtl.bench.report import entries_of, logs_of, report

@@ -27,6 +27,7 @@ from dist_mtl.model.contrast import BLOCK, ROWS
 from dist_mtl.parallel.runtime import Runtime
 
 BATCH = 8192  # global batch, unless --batch says otherwise
+PASSES = 3
 # Kept, what a step frees is there for the next. Else glibc may give blocks of 16 MB back to the kernel each step, and
 # get them anew page by page (6,000, 10 % of a small model's step): whether it does is the luck of each process.
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(1 << 30), "MALLOC_MMAP_THRESHOLD_": str(1 << 30)}
@@ -100,7 +101,7 @@ def report_methods(options: argparse.Namespace) -> str:
         Entry(name, options.ranks, options.threads): _command(configured(base, name, batch), name == "products")
         for name in names
     }
-    found = compare(commands, options.rounds, options.steps, options.passes, KEEP_MEMORY)
+    found = compare(commands, options.rounds, options.steps, options.passes or PASSES, KEEP_MEMORY)
     lines = [f"{_described(base)}, global batch {batch:,}, ranks x threads {options.ranks} x {options.threads}", ""]
     return "\n".join(lines + tables({entry.name: one for entry, one in found.items()}))
 
