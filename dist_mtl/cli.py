@@ -23,14 +23,6 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}\n{' '.join(self.format_usage().split())}")
 
 
-def share(text: str) -> float:
-    """A number above 0 and at most 1, for `type=`."""
-    value = float(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no share above 0, at most 1")
-    return value
-
-
 def count(text: str) -> int:
     """A positive whole number, also as 1e6, for `type=`."""
     number = float(text)

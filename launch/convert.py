@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
-from dist_mtl.cli import Parser, run, share
+from dist_mtl.cli import Parser, run
 from dist_mtl.data import manifest
 from dist_mtl.data.convert import movielens, tabular
 from dist_mtl.errors import ConfigError
@@ -42,8 +42,8 @@ def parser() -> Parser:
     films = sources.add_parser("movielens", help="MovieLens-100K")
     films.add_argument("src", help="folder with the derived csv.gz, or with ml-100k.inter, .item and .user")
     films.add_argument("out", help="folder to make")
-    films.add_argument("--seed", type=int, default=7, help="of the sampled non-clicks, for the raw files")
-    films.add_argument("--kept", type=share, default=1.0, help="share of the non-clicks that stays in train and fit")
+    films.add_argument("--seed", type=int, default=7, help="of the non-clicks: which are sampled, which are kept")
+    films.add_argument("--kept", type=float, default=1.0, help="share of the non-clicks that stays in train and fit")
     films.add_argument("--validation", action="store_true", help="also OUT/fit and OUT/validation, of OUT/train's rows")
 
     table = sources.add_parser("csv", help="CSV files with a click and a conversion column (also .gz, .bz2)")
@@ -57,7 +57,7 @@ def parser() -> Parser:
     test = table.add_mutually_exclusive_group()
     test.add_argument("--split-by", metavar="COL", help="rows of one value (a user, a page) stay together")
     test.add_argument("--test", action="append", default=[], metavar="FILE", help="files with the test rows")
-    table.add_argument("--test-share", type=share, help="share of the values of --split-by (default 0.2)")
+    table.add_argument("--test-share", type=float, help="share of the values of --split-by (default 0.2)")
 
     listing = sources.add_parser("manifest", help="list and checksum the Parquet files of a folder")
     listing.add_argument("folder")
@@ -72,13 +72,13 @@ def convert_csv(arguments: argparse.Namespace) -> None:
     delimiter = "\t" if arguments.delimiter in ("tab", "\\t") else arguments.delimiter
     if len(delimiter) != 1:
         raise ConfigError(f"--delimiter {arguments.delimiter!r}: one character, or 'tab'")
-    asked = arguments.test_share
-    if asked is not None and arguments.split_by is None:
-        raise ConfigError(f"--test-share {asked}: name the column whose values are shared out, --split-by COL")
+    share = arguments.test_share
+    if share is not None and arguments.split_by is None:
+        raise ConfigError(f"--test-share {share}: name the column whose values are shared out, --split-by COL")
     source = tabular.Csv(
         tuple(arguments.src), arguments.click, arguments.conversion, delimiter, tuple(arguments.id), bags
     )
-    split = tabular.Split(tuple(arguments.test), arguments.split_by, **({} if asked is None else {"share": asked}))
+    split = tabular.Split(tuple(arguments.test), arguments.split_by, **({} if share is None else {"share": share}))
     columns = TextColumn("{task.description} {task.completed:,.0f} rows"), TimeElapsedColumn()
     with Progress(*columns, console=Console(stderr=True)) as bars:
         bar = bars.add_task("read", total=None)

@@ -15,7 +15,7 @@ import pyarrow.csv
 from dist_mtl.data import draws, manifest
 from dist_mtl.data.hashing import random_bits
 from dist_mtl.data.writer import write_dataset
-from dist_mtl.errors import DataError
+from dist_mtl.errors import ConfigError, DataError
 
 DERIVED = "ml100k_mtl_derived.csv.gz"
 NEGATIVES = 9  # non-clicks per click: CTR 10 %
@@ -38,10 +38,13 @@ def convert(
     it comes, train with data.kept = [kept, 1].
 
     Columns: user_id, item_id, time (s, UTC), click, conversion, age, gender, occupation, year (0: unknown),
-    genres (list<string>), hour, weekday (Monday 0), zip (its first two characters). `seed` decides the sampled
-    non-clicks of the raw files. Returns the manifests by the names of their folders. Raises DataError: no input, an
-    unexpected column, or one of the folders exists (then none is written).
+    genres (list<string>), hour, weekday (Monday 0), zip (its first two characters). `seed` decides which non-clicks
+    are sampled (of the raw files) and which are kept. Returns the manifests by the names of their folders. Raises
+    DataError: no input, an unexpected column, or one of the folders exists (then none is written); ConfigError: `kept`
+    is no share.
     """
+    if not 0 < kept <= 1:
+        raise ConfigError(f"kept {kept}: a share of the non-clicks, above 0 and at most 1")
     source, out = Path(source), Path(out)
     table = read_derived(source / DERIVED) if (source / DERIVED).exists() else read_raw(source, seed)
     parts = dict(zip(("train", "test"), split(table), strict=True))

@@ -19,7 +19,7 @@ from dist_mtl.data import draws, manifest
 from dist_mtl.data.convert.profile import Profile, hash_column
 from dist_mtl.data.hashing import key, mix
 from dist_mtl.data.writer import write_dataset
-from dist_mtl.errors import DataError
+from dist_mtl.errors import ConfigError, DataError
 from dist_mtl.hints import nearest
 
 BLOCK_BYTES = 8 << 20  # types are inferred from one block, so it must hold thousands of rows
@@ -42,11 +42,15 @@ class Csv:
 
 @dataclass(frozen=True)
 class Split:
-    """Where the test rows come from: files of their own, or a share of the values of a column."""
+    """Where the test rows come from: files of their own, or a share of the values of a column (else ConfigError)."""
 
     test_paths: tuple[str, ...] = ()
     by: str | None = None  # all rows of one value go to one side: a user in both would leak
     share: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise ConfigError(f"test share {self.share}: it must lie between 0 and 1, so that both sides have rows")
 
 
 @dataclass(frozen=True)
