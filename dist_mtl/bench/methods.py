@@ -1,6 +1,7 @@
-"""What alignment, ranking and balancing cost a training step: each method beside the plain model, as users get it.
+"""What alignment, ranking and balancing cost a training step: each method beside the plain model.
 
-A method's settings are the defaults of its configuration class. The floor of alignment with all negatives is the time
+A method's settings are the defaults of its configuration class, as users get them; freed memory is kept, which a
+training run leaves to glibc (see KEEP_MEMORY). The floor of alignment with all negatives is the time
 of its own matrix products, which `products` does and nothing else. Legend: R rows of a block, M candidates, D width.
 """
 
