@@ -24,7 +24,7 @@ PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -qq --no
 OTHER_STACK := $(if $(wildcard $(STAMP)),$(if $(filter $(STACK),$(shell cat $(STAMP))),,stack-changed))
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test check doctor metric-figures method-costs venv clean stack-changed
+.PHONY: help quickstart test exactly-once shuffle-quality read-memory corruption check doctor metric-figures method-costs dynamic-figures dynamic-cost venv clean stack-changed
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s%s\n", $$1, $$2 }' Makefile
@@ -42,6 +42,24 @@ metric-figures: $(STAMP) ## the figures of docs/metrics.md: 10 million rows agai
 method-costs: $(STAMP) ## what a method adds to a step: the table of docs/methods.md, two models, about 15 minutes
 	@$(BIN)/python launch/bench.py --methods --rows 100000 --rounds 6 --steps 2 $(ARGS)
 	@echo; $(BIN)/python launch/bench.py --methods configs/quickstart.toml --rounds 15 --steps 3 $(ARGS)
+
+dynamic-figures: $(STAMP) ## AUC of dynamic tables under 5 % new ids a day, against ones large enough; about 10 minutes
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/campaign/dynamic_ids.py $(ARGS)
+
+dynamic-cost: $(STAMP) ## what 26 dynamic tables add to a training step, on 1 and 2 ranks; about 10 minutes
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/campaign/dynamic_cost.py $(ARGS)
+
+corruption: $(STAMP) ## one-bit flips in files of three codecs, what becomes of them and what looking costs; about 5 minutes
+	@OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python tests/campaign/corruption.py $(ARGS)
+
+exactly-once: $(STAMP) ## 2,000 cases of every order: each row once an epoch, whatever the restarts; 1 to 5 minutes
+	@OMP_NUM_THREADS=1 EXACTLY_ONCE_CASES=2000 $(BIN)/python -m pytest -q -s tests/property/test_exactly_once.py $(ARGS)
+
+shuffle-quality: $(STAMP) ## how well the shuffle mixes 1e8 to 1e10 rows; no data needed, a minute
+	@$(BIN)/python launch/bench.py --shuffle
+
+read-memory: $(STAMP) ## the loader's memory over 100 million rows: about three minutes of one core
+	@$(BIN)/python launch/bench.py --read 100000000
 
 check: $(STAMP) ## lint with ruff
 	@$(BIN)/python -m ruff check .

@@ -5,9 +5,11 @@ from collections.abc import Callable, Sequence
 import torch
 
 from dist_mtl.config import Config, EmbeddingOptim, OptimConfig
+from dist_mtl.data.features.fit import Found, find, merged, sketch, unfitted
 from dist_mtl.data.loader import Dataset
 from dist_mtl.errors import ConfigError
 from dist_mtl.model.mtl import MultiTaskModel
+from dist_mtl.parallel.dynamic import DynamicIds
 from dist_mtl.parallel.runtime import Runtime
 from dist_mtl.parallel.shard import Schedule, ShardedModel, shard
 from dist_mtl.parallel.world import World
@@ -44,6 +46,19 @@ def _verified(opening: Callable[[], Dataset], config: Config, rt: Runtime) -> Da
     return dataset
 
 
+def fit(config: Config, dataset: Dataset, rt: Runtime) -> tuple[Found, list[str]]:
+    """What the features ask of the training rows, and warnings: the same bits on every rank and any number of ranks.
+
+    Each rank reads its share, the first one decides. Raises DataError on every rank.
+    """
+    columns = {name: config.columns_of(name)[0] for name in unfitted(config)}
+    mine = rt.all_ranks(lambda: sketch(dataset, columns.values(), rt.rank, rt.size))
+    whole = {column: merged(rt.gather(one)) for column, one in mine.items()}
+    results = rt.from_first(lambda: {n: find(n, config.features[n], whole[column]) for n, column in columns.items()})
+    found = {name: values for name, (values, _) in results.items()}
+    return found, [warning for _, warning in results.values() if warning]
+
+
 def build(config: Config, rt: Runtime, steps: int) -> ShardedModel:
     """The model of a configuration for a run of `steps` steps, sharded, with initial weights that ignore the ranks."""
     return _build(config, config.optim, steps, rt, scoring=False)
@@ -60,4 +75,5 @@ def build_for_scoring(config: Config, rt: Runtime) -> ShardedModel:
 def _build(config: Config, optim: OptimConfig, steps: int, rt: Runtime, scoring: bool) -> ShardedModel:
     model = MultiTaskModel(config, torch.device("meta"), scoring)
     rows_per_rank = config.train.global_batch // rt.size
-    return shard(model, config.all_tables, Schedule(optim, steps), config.seed, rows_per_rank, rt)
+    ids = DynamicIds.of(config, rt, learns=not scoring)
+    return shard(model, config.all_tables, Schedule(optim, steps), config.seed, rows_per_rank, rt, ids)

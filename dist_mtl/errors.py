@@ -3,6 +3,7 @@
     DistMtlError
     |-- ConfigError      64  the configuration is wrong; nothing was started
     |-- DataError        65  the data are missing, changed, of the wrong type, or break the label rules
+    |   |-- DamageError      the bytes of a row group are not those that were listed
     |   `-- NonFiniteError   a loss, a weight or a score is NaN or infinite
     |-- CheckpointError  66  a commit can not be read or does not belong to this model
     `-- InternalError    70  the program can not go on (also: any other exception)
@@ -30,6 +31,12 @@ class DataError(DistMtlError):
     exit_code = 65
 
 
+class DamageError(DataError):
+    """The bytes of a row group are not those that were listed: the only fault of data that training may skip."""
+
+    block: int | None = None  # number of the row group in its dataset; None: another rank found it
+
+
 class NonFiniteError(DataError):
     """A loss, a weight or a score is NaN or infinite. The newest commit holds finite weights."""
 
@@ -47,5 +54,6 @@ class InternalError(DistMtlError):
 
 
 FAMILIES: dict[str, type[DistMtlError]] = {
-    kind.__name__: kind for kind in (ConfigError, DataError, NonFiniteError, CheckpointError, InternalError)
+    kind.__name__: kind
+    for kind in (ConfigError, DataError, DamageError, NonFiniteError, CheckpointError, InternalError)
 }

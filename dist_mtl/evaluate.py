@@ -12,7 +12,7 @@ import torch
 from dist_mtl.assemble import build_for_scoring, check_world, open_to_score
 from dist_mtl.checkpoint import store
 from dist_mtl.config import Config, RunConfig, SelectConfig
-from dist_mtl.data.keys import check_key, keys_of
+from dist_mtl.data.features.keys import check_key, keys_of
 from dist_mtl.data.loader import Dataset
 from dist_mtl.errors import ConfigError, DataError
 from dist_mtl.metrics.exchange import GroupedScores
@@ -95,12 +95,20 @@ class TestSet:
 
 def open_test(folder: str, config: Config, rt: Runtime) -> TestSet:
     """Open what an evaluation needs of a dataset. Raises DataError on every rank: dataset, or a column of `metrics`."""
+    return with_slices(open_to_score(folder, config, rt, carried(config)), config, rt)
+
+
+def carried(config: Config) -> list[str]:
+    """The columns that an evaluation needs beside those of the features."""
+    return [column_of(config, name) for name in (*config.metrics.slices, *config.metrics.groups)]
+
+
+def with_slices(dataset: Dataset, config: Config, rt: Runtime) -> TestSet:
+    """A dataset that was opened with the columns `carried`, ready to evaluate on. Reads the columns of slices."""
     groups = tuple((name, column_of(config, name)) for name in config.metrics.groups)
-    carry = [column_of(config, name) for name in config.metrics.slices] + [column for _, column in groups]
-    dataset = open_to_score(folder, config, rt, carry)
     for name, column in groups:
         kind = dataset.schema.field(column).type
-        rt.all_ranks(lambda n=name, c=column, k=kind: check_key(c, k, f"metrics.groups `{n}`: {folder}"))
+        rt.all_ranks(lambda n=name, c=column, k=kind: check_key(c, k, f"metrics.groups `{n}`: {dataset.folder}"))
     slicings = tuple(discover(dataset, config, name, rt) for name in config.metrics.slices)
     return TestSet(dataset, slicings, groups)
 

@@ -144,6 +144,9 @@ def _line(name: str, e: dict[str, Any]) -> str | None:
     match name:
         case "sample_logs":
             return f"sample logs  {e['train']} and {e['test']} made in {e['seconds']:.1f} s"
+        case "fitted":
+            names = ", ".join(e["features"])
+            return f"fitted       to the training rows in {e['seconds']:.1f} s: {names}"
         case "start":
             return (
                 f"start        {e['rows']:,} rows, {e['steps']:,} steps of {e['global_batch']:,} rows on {e['world']} "
@@ -167,7 +170,16 @@ def _line(name: str, e: dict[str, Any]) -> str | None:
         case "evaluation" if not e["final"]:
             aucs = " ".join(f"{task} {_auc(metrics['auc']['value'])}" for task, metrics in e["tasks"].items())
             score = "" if e["score"] is None else f" | score {e['score']:.5f}"
-            return f"evaluation   step {e['step']:,} AUC {aucs}{score} | {e['rows']:,} rows in {e['seconds']:.1f} s"
+            where = f" on {e['partition']}" if "partition" in e else ""
+            rest = f"{aucs}{score} | {e['rows']:,} rows in {e['seconds']:.1f} s"
+            return f"evaluation   step {e['step']:,}{where} AUC {rest}"
+        case "progressive":
+            aucs = " ".join(
+                f"{task} {_auc(m['auc'])} (lowest {_auc(m['lowest_auc'])}, {e['by']} {m['lowest_partition']})"
+                for task, m in e["tasks"].items()
+                if m["auc"] is not None
+            )
+            return f"progressive  {e['partitions']} x {e['by']}, each before it was trained: mean AUC {aucs}"
         case "commit":
             why = "" if e["reason"] == "periodic" else f" ({e['reason']})"
             return f"commit       step {e['step']:,} in {e['seconds']:.1f} s{why}"
@@ -176,11 +188,27 @@ def _line(name: str, e: dict[str, Any]) -> str | None:
                 f"stopped      {e['stale']} evaluations without a gain; the best is step {e['best_step']:,}, "
                 f"score {e['best_score']:.5f}"
             )
-        case "counts" if e["dropped"] or e["clamped"]:
-            return f"counts       {e['dropped']:,} rows dropped (label rules), {e['clamped']:,} ids clamped"
+        case "quarantine":
+            return (
+                f"quarantine   {e['path']}, row group {e['row_group']}: its {e['rows']:,} rows are skipped from step "
+                f"{e['step']:,} on. {e['reason']}"
+            )
+        case "counts" if e["dropped"] or e["clamped"] or e["lost"] or e.get("dynamic"):
+            told = f"counts       {e['dropped']:,} rows dropped (label rules), {e['clamped']:,} ids clamped"
+            if e["lost"]:
+                told += f", {e['quarantined']:,} rows of {e['lost']:,} damaged row groups skipped (data.quarantine)"
+            return "\n".join([told, *(_ids_line(table, of) for table, of in e.get("dynamic", {}).items())])
         case "done":
             return f"done         {e['steps']:,} steps in {e['seconds']:.1f} s"
     return None
+
+
+def _ids_line(table: str, of: dict[str, int]) -> str:
+    taken, without = of["occupied"] / of["rows"], of["fallback"] / max(1, of["lookups"])
+    return (
+        f"dynamic ids  {table}: {taken:.0%} of {of['rows']:,} rows taken, {of['admitted']:,} ids admitted, "
+        f"{of['evicted']:,} evicted; {without:.1%} of the lookups had no row of their own"
+    )
 
 
 def _duration(seconds: float) -> str:

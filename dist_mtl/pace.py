@@ -14,16 +14,18 @@ import torch
 from dist_mtl.checkpoint.store import Progress
 from dist_mtl.config import Config
 from dist_mtl.data.batch import Batch
+from dist_mtl.data.features.idmap import TALLY
 from dist_mtl.metrics.task import TaskMetrics
 from dist_mtl.metrics.window import TrainingWindow
 from dist_mtl.observe import Observer
+from dist_mtl.parallel.dynamic import DynamicIds
 from dist_mtl.parallel.pipeline import Outcome
 from dist_mtl.parallel.runtime import Runtime
 from dist_mtl.parallel.stopwatch import Stopwatch
 from dist_mtl.scoring import read
 
-COUNTS = ("dropped", "clamped")
-PHASES = ("data", "forward", "agree", "backward", "update", "metrics")
+COUNTS = ("dropped", "clamped", "quarantined")
+PHASES = ("data", "ids", "forward", "agree", "backward", "update", "metrics")
 # Between two steps the caches hold nothing of the window, and a small operation costs its start; so a few go together.
 STEPS_AT_ONCE = 8
 PAUSES = ("diagnosis", "evaluation", "commit")
@@ -32,8 +34,17 @@ PAUSES = ("diagnosis", "evaluation", "commit")
 class Pace:
     """What was measured since the last `step` event, and since the run began."""
 
-    def __init__(self, config: Config, rt: Runtime, observer: Observer, steps: int, terms: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        rt: Runtime,
+        observer: Observer,
+        steps: int,
+        terms: tuple[str, ...],
+        ids: DynamicIds | None = None,
+    ) -> None:
         self._config, self._rt, self._observer, self._steps, self._terms = config, rt, observer, steps, terms
+        self._ids = ids
         self.window = TrainingWindow(len(config.tasks), rt, weighted=config.data.weight is not None)
         self._unread: list[tuple[torch.Tensor, ...]] = []  # logits, labels, weights of the last steps
         self.watch = Stopwatch()
@@ -43,7 +54,7 @@ class Pace:
     def resumed(self, progress: Progress) -> None:
         """Go on from here; the window was loaded from the commit."""
         self._first = self._last = progress.step
-        self._before = progress.counts
+        self._before, self.lost = progress.counts, progress.lost
         self._counts = torch.zeros(len(COUNTS), dtype=torch.float64)
 
     def timed(self, source: Iterator[Batch]) -> Iterator[Batch]:
@@ -56,7 +67,10 @@ class Pace:
 
     def after(self, outcome: Outcome, batch: Batch) -> None:
         """Count a trained step; emit a `step` event every `log_every` steps and at the last."""
-        self._counts += torch.tensor([batch.dropped, batch.clamped])
+        self._counts += torch.tensor([batch.dropped, batch.clamped, batch.quarantined])
+        self.lost += batch.lost
+        for one in batch.lost:
+            self._observer.event("quarantine", step=batch.step, **asdict(one))
         self._unread.append((outcome.outputs.logits_BT.detach(), batch.labels_BT, batch.weight_B))
         if len(self._unread) == STEPS_AT_ONCE:
             self._read()
@@ -95,11 +109,12 @@ class Pace:
             losses=dict(zip(self._terms, outcome.terms_L.tolist(), strict=True)),
             rows_per_second=steps * self._config.train.global_batch / spent,
             data_wait=seconds["data"] / spent,
-            seconds={phase: seconds[phase] / steps for phase in PHASES},
+            seconds={phase: seconds[phase] / steps for phase in PHASES if phase != "ids" or self._ids is not None},
             pauses={phase: seconds[phase] for phase in PAUSES},
             eta_seconds=(self._steps - outcome.step) * elapsed / (outcome.step - self._first),
             memory=memory,
             window={task: _brief(metrics) for task, metrics in window.items()},
+            **self._dynamic(),
         )
 
     def _slowest(self) -> dict[str, float]:
@@ -121,12 +136,30 @@ class Pace:
     def counts(self) -> dict[str, int]:
         """What data policies did to the rows trained since the run began, over all ranks and restarts. Collective."""
         here = self._rt.all_reduce(self._counts.to(self._rt.device, copy=True)).tolist()
-        return {name: self._before.get(name, 0) + int(count) for name, count in zip(COUNTS, here, strict=True)}
+        counts = {name: self._before.get(name, 0) + int(count) for name, count in zip(COUNTS, here, strict=True)}
+        tables = self._dynamic().get("dynamic", {})
+        return counts | {_tallied(table, name): told[name] for table, told in tables.items() for name in TALLY}
+
+    def _dynamic(self) -> dict[str, dict[str, dict[str, int]]]:
+        """By table: rows taken, what came of its ids since the run began. Empty where none is dynamic. Collective."""
+        if self._ids is None:
+            return {}
+        status = self._ids.status()
+        for table, told in status.items():
+            told |= {name: told[name] + self._before.get(_tallied(table, name), 0) for name in TALLY}
+        return {"dynamic": status}
 
     def finish(self, step: int) -> None:
         """Tell the counts and the time of the whole run."""
-        self._observer.event("counts", **self.counts())
+        counts = self.counts()
+        told = {name: counts[name] for name in COUNTS} | {"lost": len(self.lost)}
+        self._observer.event("counts", **told, **self._dynamic())
         self._observer.event("done", step=step, steps=step - self._first, seconds=time.monotonic() - self._started)
+
+
+def _tallied(table: str, name: str) -> str:
+    """The name of a dynamic table's count in a commit."""
+    return f"tables.{table}.{name}"
 
 
 def _brief(metrics: TaskMetrics) -> dict[str, float]:

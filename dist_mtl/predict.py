@@ -6,12 +6,10 @@ number in the dataset), the columns kept, and for every task logit_TASK and p_TA
 
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -22,16 +20,17 @@ from dist_mtl.assemble import build_for_scoring, check_world, open_to_score
 from dist_mtl.checkpoint import format as commits
 from dist_mtl.checkpoint import store
 from dist_mtl.config import Config, RunConfig
-from dist_mtl.data import manifest
+from dist_mtl.data.files import manifest
+from dist_mtl.data.files.disk import writing
+from dist_mtl.data.files.folder import local
+from dist_mtl.data.files.manifest import Manifest
+from dist_mtl.data.files.writer import Files, publish
 from dist_mtl.data.loader import Dataset
-from dist_mtl.data.manifest import Manifest
-from dist_mtl.data.writer import Files
 from dist_mtl.errors import DataError
 from dist_mtl.metrics.slices import column_of
 from dist_mtl.parallel.runtime import Runtime, runtime
 from dist_mtl.scoring import Scored, Trained, find, score
 
-T = TypeVar("T")
 ABOUT = "predictions.json"
 ROW = "row_number"
 
@@ -65,7 +64,7 @@ def predict_run(
     """
     with runtime(RunConfig(dir=run_dir)) as rt:
         trained = find(run_dir, which, (), raw, rt)
-        return predict(trained, run_dir, data, Path(out), keep, rt)
+        return predict(trained, run_dir, data, local(out), keep, rt)
 
 
 def predict(trained: Trained, run_dir: str, data: str, out: Path, keep: Sequence[str], rt: Runtime) -> Predictions:
@@ -78,14 +77,14 @@ def predict(trained: Trained, run_dir: str, data: str, out: Path, keep: Sequence
     store.load(model, trained.folder, weights_only=True)
     staged = out.parent / f".staged-{out.name}"
     about = rt.from_first(lambda: _about(trained, run_dir, data, dataset, rt.size))
-    rt.from_first(lambda: on_disk(staged, _stage, staged))
+    rt.from_first(lambda: _stage(staged))
     try:
         part = _Part(staged, rt.rank)
         for scored in score(model, dataset, config, rt, trained.adjustment, part.check):
             part.add(scored, config.tasks)
         # Each rank has hashed its own files by now: however large they are, none waits long for the first to publish.
         parts = rt.gather(rt.all_ranks(part.close))
-        rt.from_first(lambda: on_disk(staged, _publish, staged, out, parts, about))
+        rt.from_first(lambda: _publish(staged, out, parts, about))
     finally:
         if rt.world.is_first:
             shutil.rmtree(staged, ignore_errors=True)
@@ -155,7 +154,8 @@ class _Part:
         """Write the rows of a batch."""
         if self._fault is None:
             try:
-                on_disk(self._folder, lambda: self._files.add(_table(scored, tasks)))
+                with writing(self._folder):
+                    self._files.add(_table(scored, tasks))
             except DataError as error:
                 self._fault = error
 
@@ -166,7 +166,8 @@ class _Part:
 
     def close(self) -> Manifest:
         """End the last file, and list them all. Raises DataError."""
-        return on_disk(self._folder, lambda: manifest.joined(self._folder, self._files.close()))
+        with writing(self._folder):
+            return manifest.joined(self._folder, self._files.close())
 
 
 def _table(scored: Scored, tasks: Sequence[str]) -> pa.Table:
@@ -189,23 +190,15 @@ def _refuse_existing(out: Path) -> None:
 
 def _stage(staged: Path) -> None:
     shutil.rmtree(staged, ignore_errors=True)  # of a killed attempt
-    staged.mkdir(parents=True)
+    with writing(staged):
+        staged.mkdir(parents=True)
 
 
 def _publish(staged: Path, out: Path, parts: Sequence[Manifest], about: Predictions) -> None:
     """Make the folder a dataset and give it its name: complete, or not there."""
-    manifest.write(staged, manifest.joined(staged, parts))
-    (staged / ABOUT).write_text(json.dumps(asdict(about), indent=1) + "\n")
-    os.rename(staged, out)
-
-
-def on_disk(folder: Path, action: Callable[..., T], *arguments: object) -> T:
-    """Run `action`, which writes to `folder`; what the disk refuses is a DataError."""
-    try:
-        return action(*arguments)
-    except (OSError, pa.ArrowException) as error:
-        place, reason = getattr(error, "filename", None) or folder, getattr(error, "strerror", None) or error
-        raise DataError(f"{place}: can not be written: {reason}; make room there, or choose another folder") from None
+    with writing(staged):
+        (staged / ABOUT).write_text(json.dumps(asdict(about), indent=1) + "\n")
+        publish(staged, out, parts)
 
 
 def read_about(folder: str | Path) -> Predictions:

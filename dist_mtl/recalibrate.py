@@ -10,7 +10,8 @@ from dist_mtl.assemble import build_for_scoring, check_world, open_to_score
 from dist_mtl.checkpoint import format as commits
 from dist_mtl.checkpoint import store
 from dist_mtl.config import Config, RunConfig
-from dist_mtl.data import manifest
+from dist_mtl.data.files import manifest
+from dist_mtl.data.files.folder import Folder
 from dist_mtl.data.loader import Dataset
 from dist_mtl.errors import ConfigError, DataError
 from dist_mtl.evaluate import Evaluation, TestSet, evaluate
@@ -71,12 +72,12 @@ def _check_tasks(tasks: Sequence[str], config: Config) -> None:
 def _check_rows(trained: Trained, run_dir: str, dataset: Dataset) -> list[str]:
     """Raise DataError for rows that were trained on; a warning for those that the run is tested on."""
     digest, test = dataset.manifest.digest, trained.config.data.test
-    if commits.read(trained.folder).manifest == digest:
+    if commits.read(trained.folder).manifest == digest or dataset.folder.shares_partitions(trained.config.data.train):
         raise DataError(
-            f"{dataset.folder}: {run_dir} was trained on these very rows, on which its scores are better than on any "
-            f"others; recalibrate on rows that were held out"
+            f"{dataset.folder}: {run_dir} was trained on these very rows or on some of them, and its scores are better "
+            f"there than on any others; recalibrate on rows that were held out"
         )
-    if test is not None and (Path(test) / manifest.NAME).exists() and manifest.read(test).digest == digest:
+    if test is not None and Folder.of(test).exists(manifest.NAME) and manifest.read(test).digest == digest:
         return [f"{dataset.folder} is data.test of {run_dir}: logloss, NE and PCOC on it are flattered from now on"]
     return []
 

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from dist_mtl.config import Config
 from dist_mtl.data.batch import Batch
-from dist_mtl.data.encode import NO_ID, Encoder
+from dist_mtl.data.features.encode import Encoder
+from dist_mtl.data.features.ids import NO_ID
 from dist_mtl.data.funnel import spaces
 from dist_mtl.errors import DataError
 from dist_mtl.parallel.runtime import Runtime

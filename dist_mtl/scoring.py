@@ -104,7 +104,7 @@ def score(
     try:
         start, bad = None, torch.zeros((), dtype=torch.int64, device=rt.device)
         for batch in batches(dataset, rt):
-            batch = batch.to(rt.device)
+            batch = model.look_up(batch).to(rt.device)
             rows, logits_BT = batch.carried, model.module(batch).logits_BT
             readings = read(logits_BT, batch.labels_BT, batch.weight_B, config.model.head, adjustment)
             start = rows.first_row if start is None else start

@@ -8,16 +8,20 @@ from pathlib import Path
 
 import torch
 
-from dist_mtl.assemble import open_dataset
+from dist_mtl.assemble import fit, open_dataset
 from dist_mtl.checkpoint import format as commits
 from dist_mtl.checkpoint import store
 from dist_mtl.checkpoint.store import Progress
 from dist_mtl.config import Config
-from dist_mtl.data import manifest
+from dist_mtl.config.file import parse
 from dist_mtl.data.batch import Batch
 from dist_mtl.data.classes import count_classes
+from dist_mtl.data.features.encode import Encoder
+from dist_mtl.data.features.fit import inherited, unfitted, with_found
+from dist_mtl.data.files import manifest
 from dist_mtl.data.loader import Dataset
-from dist_mtl.data.synthetic import write_sample
+from dist_mtl.data.mixing import advice
+from dist_mtl.data.sample.synthetic import write_sample
 from dist_mtl.errors import DataError
 from dist_mtl.evaluate import Evaluation, TestSet, evaluate, open_test
 from dist_mtl.observe import Observer
@@ -25,9 +29,11 @@ from dist_mtl.pace import Pace
 from dist_mtl.parallel.pipeline import Outcome
 from dist_mtl.parallel.runtime import Runtime
 from dist_mtl.parallel.shard import ShardedModel
+from dist_mtl.progressive import Ahead, tested
 from dist_mtl.sanity import FirstRows
 from dist_mtl.scoring import Adjustment
 from dist_mtl.selection import Selection
+from dist_mtl.tested import over_all
 
 
 @contextmanager
@@ -47,16 +53,41 @@ class Data:
     train: Dataset
     validation: TestSet | None  # only if it is evaluated on the way
     test: TestSet | None
+    ahead: Ahead | None = None  # the partitions of a stream
 
 
-def open_data(config: Config, rt: Runtime, observer: Observer) -> Data:
-    """Open them all; where `data.train` does not exist and `data.sample` describes it, the first rank makes it."""
+def open_data(config: Config, rt: Runtime, observer: Observer) -> tuple[Config, Data]:
+    """Open them all; where `data.train` does not exist and `data.sample` describes it, the first rank makes it.
+
+    The configuration comes back with what its features ask of the training rows.
+    """
     if config.data.sample is not None:
         rt.from_first(lambda: _make_sample(config, observer))
     train = open_dataset(config.data.train, config, config.data.shuffle, rt)
+    if message := advice(train.order):
+        observer.event("warning", message=message)
+    if unfitted(config):
+        config = _fitted(config, train, rt, observer)
+        train = replace(train, encoder=Encoder(config))
     test = open_test(config.data.test, config, rt) if config.data.test else None
     validation = test if config.data.validation is None else open_test(config.data.validation, config, rt)
-    return Data(train, validation if config.evaluation_steps else None, test)
+    return config, Data(train, validation if config.evaluation_steps else None, test, Ahead.of(train, config, rt))
+
+
+def _fitted(config: Config, train: Dataset, rt: Runtime, observer: Observer) -> Config:
+    """A run that goes on takes what its newest commit has; all else is found in one pass over the training rows."""
+    folder = rt.from_first(lambda: store.latest(config.run.dir))
+    if folder is not None:
+        earlier = rt.all_ranks(lambda: parse(commits.read(folder).config, source=str(folder)))
+        config = with_found(config, inherited(config, earlier))
+    if not unfitted(config):
+        return config
+    started = time.monotonic()
+    found, warnings = fit(config, train, rt)
+    observer.event("fitted", features=found, seconds=time.monotonic() - started)
+    for message in warnings:
+        observer.event("warning", message=message)
+    return with_found(config, found)
 
 
 def check_classes(data: Data, config: Config, rt: Runtime, observer: Observer) -> None:
@@ -120,14 +151,15 @@ class Session:
         if folder is None:
             return Progress(selection=fresh)
         commit = rt.all_ranks(lambda: commits.read(folder))
-        digest = self.data.train.manifest.digest
+        digest = self.data.train.digest_at(commit.step)
         rt.all_ranks(lambda: commits.check_same_run(commit, self.config, digest, self.steps, folder))
         window = self.pace.window.state() if commit.version > 2 else None  # of other bins before
         store.load(self.model, folder, window)
         if window is not None:
             self.pace.window.load(window)
         compares = fresh.compares_with(commit.selection)
-        progress = Progress(commit.step, commit.counts, commit.selection if compares else fresh)
+        selection = commit.selection if compares else fresh
+        progress = Progress(commit.step, commit.counts, selection, commit.lost, commit.tested)
         self.pace.resumed(progress)
         self.observer.event("resume", step=commit.step, folder=str(folder))
         if commit.selection.best_step is not None and not compares:
@@ -145,6 +177,18 @@ class Session:
             for message in self.first_rows.look(self.rt):
                 self.observer.event("warning", step=batch.step, message=message)
 
+    def look_ahead(self, progress: Progress, step: int) -> Progress:
+        """Before the first step of a partition: evaluate on it. The first one has no model to test."""
+        ahead = self.data.ahead
+        name = None if ahead is None else ahead.name(step)
+        if name is None:
+            return progress
+        test = ahead.test_set(name, self.config, self.rt)
+        evaluation = self._evaluate(test)
+        self._tell(evaluation, test, progress.step, final=False, score=None, partition=name)
+        self.pace.watch.lap("evaluation")
+        return replace(progress, tested=(*progress.tested, tested(evaluation, name, progress.step)))
+
     def judge(self, progress: Progress) -> Progress:
         """Evaluate on the way, and note whether this is the best step so far. The model is as it was."""
         select = self.config.select
@@ -160,8 +204,8 @@ class Session:
     def commit(self, progress: Progress, reason: str) -> Progress:
         """Commit the state after this step. Returns the progress with the counts until now."""
         started = time.monotonic()
-        progress = replace(progress, counts=self.pace.counts())
-        window, digest = self.pace.window_state(), self.data.train.manifest.digest
+        progress = replace(progress, counts=self.pace.counts(), lost=self.pace.lost)
+        window, digest = self.pace.window_state(), self.data.train.digest_at(progress.step)
         folder = store.save(self.model, progress, window, reason, self.config, digest, self.rt)
         seconds = time.monotonic() - started
         self.observer.event("commit", step=progress.step, seconds=seconds, folder=str(folder), reason=reason)
@@ -169,7 +213,13 @@ class Session:
         return progress
 
     def conclude(self, progress: Progress) -> Evaluation | None:
-        """Evaluate `data.test` once training has ended; with `select`, by the weights of the best commit."""
+        """Evaluate `data.test` once training has ended; with `select`, by the weights of the best commit.
+
+        Of a stream tell first what all its evaluations found.
+        """
+        if progress.tested:
+            by = self.config.data.stream.by
+            self.observer.event("progressive", step=progress.step, by=by, **over_all(progress.tested))
         if self.data.test is None:
             return None
         step = progress.step
@@ -184,9 +234,12 @@ class Session:
     def _evaluate(self, test: TestSet) -> Evaluation:
         return evaluate(self.model, test, self.config, self.rt, Adjustment(self.config.data.kept))
 
-    def _tell(self, evaluation: Evaluation, test: TestSet, step: int, final: bool, score: float | None) -> None:
+    def _tell(
+        self, evaluation: Evaluation, test: TestSet, step: int, final: bool, score: float | None, **more: str
+    ) -> None:
+        told = asdict(evaluation) | more
         folder = str(test.dataset.folder)
-        self.observer.event("evaluation", step=step, data=folder, final=final, score=score, **asdict(evaluation))
+        self.observer.event("evaluation", step=step, data=folder, final=final, score=score, **told)
 
     def summary(self) -> dict:
         """What the run starts from, for its first event."""

@@ -6,6 +6,7 @@ from dist_mtl.assemble import build, check_world
 from dist_mtl.checkpoint.store import Progress
 from dist_mtl.config import Config
 from dist_mtl.data.loader import Dataset
+from dist_mtl.data.order import Order, Partitions
 from dist_mtl.evaluate import Evaluation
 from dist_mtl.model.loss import Objective
 from dist_mtl.pace import Pace
@@ -24,20 +25,23 @@ def train(config: Config) -> Evaluation | None:
     """
     check_world(config)
     with runtime(config.run) as rt, observing(config, rt) as observer:
-        data = open_data(config, rt, observer)
+        config, data = open_data(config, rt, observer)
         check_classes(data, config, rt, observer)
-        due = Due(config, num_steps(config, data.train))
+        due = Due(config, num_steps(config, data.train), data.train.order)
         objective = Objective.of(config)
-        model, pace = build(config, rt, due.steps), Pace(config, rt, observer, due.steps, objective.names)
+        model = build(config, rt, due.steps)
+        pace = Pace(config, rt, observer, due.steps, objective.names, model.ids)
         session = Session(config, rt, observer, data, model, pace, due.steps, FirstRows(config, due.steps))
         progress = session.resume()
         observer.event("start", **session.summary())
-        source = batches(data.train, rt, progress.step, due.last_step(progress))
+        source = batches(data.train, rt, progress.step, due.last_step(progress), progress.lost)
         with observer.progress(progress.step, due.steps):
             for batch in pace.timed(source):
-                batch = batch.to(rt.device)
+                progress = session.look_ahead(progress, batch.step)
+                read, batch = batch, model.learn_ids(batch).to(rt.device)
+                pace.watch.lap("ids")
                 outcome = train_step(model, objective, batch, rt, pace.watch, due.diagnosis(batch.step))
-                session.examine(batch, outcome)
+                session.examine(read, outcome)  # with its keys: ids without a row of their own would look like one
                 pace.after(outcome, batch)
                 progress = replace(progress, step=outcome.step)
                 if due.evaluation(progress):
@@ -65,6 +69,7 @@ class Due:
 
     config: Config
     steps: int
+    order: Order | Partitions
 
     def last_step(self, progress: Progress) -> int:
         """Where training ends: at once for a run that has stopped early before."""
@@ -91,4 +96,6 @@ class Due:
             return "end"
         if progress.selection.best_step == progress.step:
             return "best"
+        if isinstance(self.order, Partitions) and self.order.starts_part(progress.step + 1):
+            return "partition"
         return "periodic" if progress.step % self.config.train.checkpoint_every == 0 else None

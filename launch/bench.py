@@ -24,10 +24,14 @@ def main() -> None:
     parser.add_argument("--rechub", metavar="PYTHON", help="the Python of an environment with torch-rechub 0.9")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only these contenders, or methods")
     told = "only measure what the methods cost, in the model of this file or the benchmark's"
-    parser.add_argument("--methods", nargs="?", const="", metavar="CONFIG", help=told)
+    modes = parser.add_mutually_exclusive_group()  # each measures one thing alone
+    modes.add_argument("--methods", nargs="?", const="", metavar="CONFIG", help=told)
     parser.add_argument("--batch", type=count, help="global batch of --methods (default 8192)")
     parser.add_argument("--passes", type=count, help="how often --methods starts afresh (default 3)")
-    parser.add_argument("--profile", action="store_true", help="only profile our step: where the time goes")
+    modes.add_argument("--loader", action="store_true", help="only the loader, on one core, beside pyarrow and torch")
+    modes.add_argument("--shuffle", action="store_true", help="only the quality of the shuffle; needs no data")
+    modes.add_argument("--read", type=count, metavar="ROWS", help="only the loader's memory over so many rows")
+    modes.add_argument("--profile", action="store_true", help="only profile our step: where the time goes")
     arguments = parser.parse_args()
     if arguments.methods is None and (arguments.batch or arguments.passes):
         parser.error("--batch and --passes belong to --methods")
@@ -36,6 +40,12 @@ def main() -> None:
     from dist_mtl.bench.report import entries_of, logs_of, report
     from dist_mtl.bench.step_profile import profile
 
+    if arguments.loader or arguments.shuffle or arguments.read:
+        from dist_mtl.bench import loading, reading, shuffling
+
+        mode = loading if arguments.loader else reading if arguments.read else shuffling
+        print(mode.report(arguments))
+        return
     if arguments.methods is not None:
         print(report_methods(arguments))
         return

@@ -1,34 +1,35 @@
-"""Make sample logs with planted truth: python launch/synthesize.py OUT [--rows 1e6] [--kind shop|benchmark] ...
+"""Make sample logs with planted truth: python launch/synthesize.py OUT [--rows 1e9 --ranks 16] [--kind shop|benchmark]
 
 Writes OUT/train and OUT/test, each a dataset with its manifest, and prints the ceiling: the AUC of the true
-probabilities, which no model can be expected to beat.
+probabilities, which no model can be expected to beat. The rows do not depend on --ranks; a run that was killed goes on.
 """
 
 import argparse
-from functools import partial
 from pathlib import Path
+from typing import get_args
 
-from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
 
 from dist_mtl.cli import Parser, count, run
-from dist_mtl.config import SampleLogs, Section
-from dist_mtl.data.manifest import Manifest
-from dist_mtl.data.synthetic import BenchmarkLogs, Split, write_logs
-from dist_mtl.errors import ConfigError
+from dist_mtl.data.files.manifest import Manifest
+from dist_mtl.data.files.writer import Codec
+from dist_mtl.data.sample.bulk import Order, encoding_of, make_splits
+from dist_mtl.data.sample.request import KINDS, OPTIONS, spec_of
+from dist_mtl.data.sample.synthetic import Split, first_row
+from dist_mtl.data.workers import cores
 
 
 def main() -> None:
     arguments = parser().parse_args()
-    spec = spec_of(arguments)
-    sizes: dict[Split, int] = {"train": arguments.rows, "test": arguments.test_rows}
-    made: dict[Split, Manifest] = {}
-    with Progress(console=Console(stderr=True)) as bars:
-        for split, rows in sizes.items():
-            on_rows = partial(bars.advance, bars.add_task(split, total=rows))
-            made[split] = write_logs(spec, Path(arguments.out) / split, rows, split, on_rows)
+    orders = orders_of(arguments)
+    columns = *Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        tasks = {split: bars.add_task(split, total=order.num_rows) for split, order in orders.items()}
+        made = make_splits(
+            orders, Path(arguments.out), arguments.ranks, lambda split, rows: bars.advance(tasks[split], rows)
+        )
     print_ceiling(arguments.out, made)
 
 
@@ -38,52 +39,31 @@ def parser() -> Parser:
     parser.add_argument("out", help="folder to make; OUT/train and OUT/test must not exist yet")
     parser.add_argument("--rows", type=count, default=1_000_000, help="train rows, e.g. 1e6 (default %(default)s)")
     parser.add_argument("--test-rows", type=count, default=200_000, help="test rows (default %(default)s)")
+    parser.add_argument("--ranks", type=count, default=cores(), help="processes (default: one a core, %(default)s)")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--ctr", type=float, default=0.05, help="clicks per impression (default %(default)s)")
     parser.add_argument("--cvr", type=float, default=0.10, help="conversions per click (default %(default)s)")
-    parser.add_argument("--kind", choices=("shop", "benchmark"), default="shop", help="realistic, or wide")
-    # No default here: those of the two kinds stand in their classes, and an option of the other kind is an error.
-    shop = parser.add_argument_group("--kind shop")
-    shop.add_argument("--users", type=count, help=default_of(SampleLogs, "num_users"))
-    shop.add_argument("--items", type=count, help=default_of(SampleLogs, "num_items"))
-    benchmark = parser.add_argument_group("--kind benchmark")
-    benchmark.add_argument("--ids", type=int, help=f"id columns c0, c1, ... {default_of(BenchmarkLogs, 'ids')}")
-    benchmark.add_argument("--dense", type=int, help=f"dense columns d0, d1, ... {default_of(BenchmarkLogs, 'dense')}")
-    benchmark.add_argument(
-        "--rows-per-table", type=count, help=f"ids of each column {default_of(BenchmarkLogs, 'rows_per_table')}"
-    )
+    parser.add_argument("--kind", choices=list(KINDS), default="shop", help="realistic, or wide")
+    parser.add_argument("--codec", choices=get_args(Codec), default="zstd", help="lz4 and none are faster and larger")
+    parser.add_argument("--by-day", action="store_true", help="a folder a day, day=2025-01-01, ...; no column `day`")
+    parser.add_argument("--delayed", action="store_true", help="a column conversion_time: half come within a day")
+    groups = {kind: parser.add_argument_group(f"--kind {kind}") for kind in KINDS}
+    for option in OPTIONS:
+        group = parser if option.kind is None else groups[option.kind]
+        group.add_argument(option.name, dest=option.field, type=float, metavar="N", help=option.help)
     return parser
 
 
-def default_of(kind: type[Section], field: str) -> str:
-    """The words of help for a default."""
-    return f"(default {kind.model_fields[field].default:,})"
-
-
-def spec_of(arguments: argparse.Namespace) -> SampleLogs | BenchmarkLogs:
-    """What the arguments ask for; ConfigError for values that can not be, and for options of the other kind."""
-    a = arguments
-    shop = {"num_users": ("--users", a.users), "num_items": ("--items", a.items)}
-    wide = {
-        "ids": ("--ids", a.ids),
-        "dense": ("--dense", a.dense),
-        "rows_per_table": ("--rows-per-table", a.rows_per_table),
+def orders_of(a: argparse.Namespace) -> dict[Split, Order]:
+    """What the arguments ask for, split by split."""
+    further = {"seed": a.seed, "ctr": a.ctr, "cvr": a.cvr, "delayed": a.delayed}
+    further |= {"train_rows": a.rows, "test_rows": a.test_rows}
+    spec = spec_of(a.kind, {option.field: getattr(a, option.field) for option in OPTIONS}, further)
+    sizes: dict[Split, int] = {"train": a.rows, "test": a.test_rows}
+    return {
+        split: Order(spec, split, rows, first_row(spec, split, a.rows), a.by_day, encoding_of(spec, a.codec))
+        for split, rows in sizes.items()
     }
-    mine, others, other = (shop, wide, "benchmark") if a.kind == "shop" else (wide, shop, "shop")
-    for option, value in others.values():
-        if value is not None:
-            raise ConfigError(f"{option} belongs to --kind {other}, and this is --kind {a.kind}")
-    values = {field: value for field, (_, value) in mine.items() if value is not None}
-    values |= {"seed": a.seed, "ctr": a.ctr, "cvr": a.cvr}
-    try:
-        if a.kind == "benchmark":
-            return BenchmarkLogs(**values)
-        return SampleLogs(train_rows=a.rows, test_rows=a.test_rows, **values)
-    except ValidationError as error:
-        options = {field: option for field, (option, _) in mine.items()}
-        told = [(str(item["loc"][0]), item) for item in error.errors()]
-        lines = [f"{options.get(field, f'--{field}')} {item['input']}: {item['msg']}" for field, item in told]
-        raise ConfigError("\n".join(lines)) from None
 
 
 def print_ceiling(out: str, made: dict[Split, Manifest]) -> None:

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from dist_mtl.compare.comparison import Comparison, compare_runs
 from dist_mtl.config import Config
-from dist_mtl.data.manifest import read as manifest_of
+from dist_mtl.data.files.manifest import read as manifest_of
 from dist_mtl.errors import DistMtlError
 from dist_mtl.metrics.paired import paired_delong, paired_means, paired_ratios
 from tests import samples

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 
 from dist_mtl.config import Config
 from dist_mtl.config.file import parse
-from dist_mtl.data.manifest import Manifest
-from dist_mtl.data.writer import write_dataset
+from dist_mtl.data.files.manifest import Manifest
+from dist_mtl.data.files.writer import write_dataset
 
 USERS, ITEMS, TAGS = 101, 53, 37  # rows of the tables: odd, so that row-wise shards differ in size
 

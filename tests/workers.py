@@ -13,7 +13,7 @@ from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 from dist_mtl.assemble import build, check_world, open_dataset
 from dist_mtl.checkpoint import store
 from dist_mtl.config import Config
-from dist_mtl.data.encode import Encoder
+from dist_mtl.data.features.encode import Encoder
 from dist_mtl.errors import DistMtlError
 from dist_mtl.model.loss import Objective
 from dist_mtl.parallel.feed import batches

@@ -114,7 +114,7 @@ def training_steps(config: Config, dataset: Dataset, rt: Runtime) -> Steps:
 
 def _trainer(config: Config, rt: Runtime) -> Callable[[Batch], object]:
     model, objective = build(config, rt, steps=1_000_000), Objective.of(config)
-    return lambda batch: train_step(model, objective, batch, rt)
+    return lambda batch: train_step(model, objective, model.learn_ids(batch), rt)
 
 
 class TextbookMMoE(nn.Module):

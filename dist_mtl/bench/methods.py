@@ -21,7 +21,7 @@ from dist_mtl.bench.memory import MB
 from dist_mtl.bench.report import logs_of
 from dist_mtl.config import Config, NoAlignment
 from dist_mtl.config.file import load, parse
-from dist_mtl.data.synthetic import write_sample
+from dist_mtl.data.sample.synthetic import write_sample
 from dist_mtl.errors import ConfigError
 from dist_mtl.hints import nearest
 from dist_mtl.model.contrast import BLOCK, ROWS

@@ -10,8 +10,8 @@ import torch
 from dist_mtl.bench.compare import Entry, compare, ratios
 from dist_mtl.bench.floor import measure_floor
 from dist_mtl.bench.shape import Shape
-from dist_mtl.data import manifest
-from dist_mtl.data.synthetic import BenchmarkLogs, write_logs
+from dist_mtl.data.files import manifest
+from dist_mtl.data.sample.synthetic import BenchmarkLogs, write_logs
 from dist_mtl.errors import ConfigError
 from dist_mtl.hints import nearest
 

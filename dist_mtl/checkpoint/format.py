@@ -10,9 +10,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from dist_mtl.config import Config
 from dist_mtl.config.file import parse
+from dist_mtl.data import order as orders
+from dist_mtl.data.files.quarantine import Lost
 from dist_mtl.errors import CheckpointError, ConfigError
 from dist_mtl.metrics.recalibration import Fit
 from dist_mtl.selection import Selection
+from dist_mtl.tested import Tested
 
 NAME = "commit.json"
 RECALIBRATION = "recalibration.json"
@@ -34,6 +37,7 @@ FREE = (
     "train.evaluate_every",
     "train.evaluate_every_rows",
     "data.verify",
+    "data.quarantine",
     "data.leaks",
     "data.sample",
 )
@@ -54,6 +58,9 @@ class Commit:
     versions: dict[str, str]
     reason: str = "periodic"  # why it was made: periodic, best, stopped, end
     selection: Selection = Selection()
+    lost: tuple[Lost, ...] = ()  # damaged row groups that were skipped since the run began
+    tested: tuple[Tested, ...] = ()  # the evaluations of a stream, each partition before it was trained
+    order: int = 1  # version of the order in which the rows are shuffled
 
 
 def versions() -> dict[str, str]:
@@ -117,10 +124,15 @@ def check_same_run(commit: Commit, config: Config, manifest: str, steps: int, fo
     free = FREE if config.optim.decay == "none" else tuple(k for k in FREE if k not in DECAYING)
     changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and not _is_free(k, free))
     if changed:
-        lines = "\n".join(f"  {key}: {before.get(key, '(absent)')} -> {now.get(key, '(absent)')}" for key in changed)
+        lines = "\n".join(f"  {key}: {_brief(before, key)} -> {_brief(now, key)}" for key in changed)
         raise CheckpointError(
             f"{folder}: made with another configuration, so this run would not continue it:\n{lines}\n"
             f"Choose another run.dir, or remove this one to start afresh"
+        )
+    if commit.order != orders.VERSION and config.data.shuffle and commit.step < steps:
+        raise CheckpointError(
+            f"{folder}: made by an earlier version, which shuffled the rows in another order; rows would be repeated "
+            f"or lost. End the run with that version, or choose another run.dir"
         )
     if commit.manifest != manifest:
         raise CheckpointError(
@@ -135,6 +147,12 @@ def _completed(tree: dict[str, Any]) -> dict[str, Any]:
         return parse(tree).model_dump(mode="json")
     except ConfigError:
         return tree
+
+
+def _brief(flat: dict[str, Any], key: str) -> str:
+    """A value for a message: boundaries of quantiles may be thousands."""
+    text = str(flat.get(key, "(absent)"))
+    return text if len(text) <= 120 else text[:117] + "..."
 
 
 def _is_free(key: str, free: tuple[str, ...]) -> bool:

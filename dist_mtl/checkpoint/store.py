@@ -20,10 +20,13 @@ from torch.distributed.checkpoint.api import CheckpointException  # derives from
 from dist_mtl.checkpoint import format as commits
 from dist_mtl.checkpoint.format import Commit
 from dist_mtl.config import Config
+from dist_mtl.data import order
+from dist_mtl.data.files.quarantine import Lost
 from dist_mtl.errors import CheckpointError, NonFiniteError
 from dist_mtl.parallel.runtime import Runtime
 from dist_mtl.parallel.shard import ShardedModel
 from dist_mtl.selection import Selection
+from dist_mtl.tested import Tested
 
 FOLDER = "checkpoints"
 WINDOW = "window"  # the sums of the sliding training metrics, beside "model" and "optimizer"
@@ -33,11 +36,13 @@ logging.getLogger("torch.distributed.checkpoint").setLevel(logging.ERROR)
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run has come: the last trained step, what the data policies did, the best commit so far."""
+    """How far a run has come: the last trained step, what the data policies did, the best commit, what was skipped."""
 
     step: int = 0
     counts: dict[str, int] = field(default_factory=dict)
     selection: Selection = Selection()
+    lost: tuple[Lost, ...] = ()  # damaged row groups, which the run does without
+    tested: tuple[Tested, ...] = ()  # of a stream: each partition before it was trained
 
 
 def latest(run_dir: str | Path) -> Path | None:
@@ -83,6 +88,9 @@ def save(
         versions=commits.versions(),
         reason=reason,
         selection=progress.selection,
+        lost=progress.lost,
+        tested=progress.tested,
+        order=order.VERSION,
     )
     rt.all_ranks(lambda: _check_finite(model, progress.step))
     rt.from_first(lambda: _on_disk(_stage, root, staged))

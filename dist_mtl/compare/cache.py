@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dist_mtl.checkpoint import format as commits
+from dist_mtl.data.files.disk import writing
 from dist_mtl.errors import DataError
 from dist_mtl.parallel.runtime import Runtime
-from dist_mtl.predict import fingerprint, on_disk, predict, read_about
+from dist_mtl.predict import fingerprint, predict, read_about
 from dist_mtl.scoring import Trained
 
 FOLDER = "predictions"
@@ -33,7 +34,7 @@ def predictions(
     fresh = out.parent / f".new-{out.name}"
     rt.from_first(lambda: shutil.rmtree(fresh, ignore_errors=True))  # of a killed attempt
     predict(trained, run_dir, data, fresh, wanted, rt)
-    rt.from_first(lambda: on_disk(out, _publish, fresh, out))
+    rt.from_first(lambda: _publish(fresh, out))
     return out
 
 
@@ -58,7 +59,8 @@ def _wanted(out: Path, scores: str, keep: Sequence[str]) -> tuple[str, ...] | No
 def _publish(fresh: Path, out: Path) -> None:
     old = out.parent / f".old-{out.name}"
     shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        os.rename(out, old)  # first: a kill while files are being removed must not leave a part of them under the name
-    os.rename(fresh, out)
+    with writing(out):
+        if out.exists():
+            os.rename(out, old)  # first: a kill while files are removed must not leave a part of them under the name
+        os.rename(fresh, out)
     shutil.rmtree(old, ignore_errors=True)

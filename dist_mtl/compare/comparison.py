@@ -1,7 +1,6 @@
 """Two runs, one dataset: score it with both, compare row by row, say what is real."""
 
 import math
-import os.path
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,8 @@ from dist_mtl.compare.joint import read
 from dist_mtl.compare.statistics import Slices, TaskDifference, replicates_for, slice_differences, task_differences
 from dist_mtl.compare.verdict import Verdict
 from dist_mtl.config import Config, RunConfig
-from dist_mtl.data.keys import check_key
+from dist_mtl.config.place import normal
+from dist_mtl.data.features.keys import check_key
 from dist_mtl.data.loader import Dataset
 from dist_mtl.errors import ConfigError
 from dist_mtl.hints import nearest
@@ -133,7 +133,7 @@ def _question(
 
 
 def _test_set(a: Config, b: Config, runs: tuple[str, str]) -> str:
-    folders = [config.data.test and os.path.normpath(config.data.test) for config in (a, b)]
+    folders = [config.data.test and normal(config.data.test) for config in (a, b)]
     if folders[0] is None or folders[0] != folders[1]:
         told = ", ".join(f"{folder or 'none'} in {run}" for folder, run in zip(folders, runs, strict=True))
         raise ConfigError(f"the runs have no data.test in common ({told}); name a dataset with --data")
@@ -172,7 +172,7 @@ def _compare(
     slices = slice_differences(joint, ask.by, {s.name: s.names for s in slicings}, replicates)
     digest = ask.dataset.manifest.digest
     warnings = [
-        *(warning for run, t, c in zip(runs, pair, made, strict=True) for warning in _seen(run, t, c, digest)),
+        *(warning for run, t, c in zip(runs, pair, made, strict=True) for warning in _seen(run, t, c, ask.dataset)),
         *_unequal((config, other), made),
         *words.sample_warnings(tasks, ask.by),
     ]
@@ -195,9 +195,10 @@ def _compare(
     )  # fmt: skip
 
 
-def _seen(run: str, trained: Trained, commit: Commit, digest: str) -> Iterator[str]:
+def _seen(run: str, trained: Trained, commit: Commit, dataset: Dataset) -> Iterator[str]:
     """Whether a run has learnt, or was chosen or recalibrated, from the rows that it is judged by, in any folder."""
-    if commit.manifest == digest:
+    digest = dataset.manifest.digest
+    if commit.manifest == digest or dataset.folder.shares_partitions(trained.config.data.train):
         yield f"{run} was trained on these very rows; its metrics on them mean nothing. Compare on other rows"
     if commit.selection.best_step == commit.step and commit.selection.validation == digest:
         yield f"{run}: its best commit was selected on these rows, which flatters it. Compare on other rows"

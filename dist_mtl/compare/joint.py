@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from dist_mtl.data import manifest as manifests
+from dist_mtl.data.features.keys import keys_of
+from dist_mtl.data.files import manifest as manifests
+from dist_mtl.data.files.manifest import Manifest
+from dist_mtl.data.files.reader import Reader, blocks_of
 from dist_mtl.data.funnel import broken, spaces
-from dist_mtl.data.keys import keys_of
-from dist_mtl.data.manifest import Manifest
 from dist_mtl.data.order import Span
-from dist_mtl.data.reader import Reader, blocks_of
 from dist_mtl.errors import DataError
 from dist_mtl.metrics.slices import Slicing
 from dist_mtl.predict import ROW

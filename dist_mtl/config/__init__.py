@@ -9,16 +9,15 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dist_mtl.config.data import (
+from dist_mtl.config.data import DataConfig, DynamicRows, LogStream, SampleLogs, StreamConfig, TableConfig
+from dist_mtl.config.features import (
     AnyFeature,
     BagFeature,
     BucketFeature,
-    DataConfig,
+    CrossFeature,
     DenseFeature,
     Feature,
     IdFeature,
-    SampleLogs,
-    TableConfig,
     TableFeature,
 )
 from dist_mtl.config.model import (
@@ -170,7 +169,7 @@ class Config(Section):
     def all_tables(self) -> dict[str, TableConfig]:
         """The declared tables, then those that bucketised features imply."""
         implied = {
-            name: TableConfig(rows=len(f.boundaries) + 1, dim=f.dim)
+            name: TableConfig(rows=f.rows, dim=f.dim)
             for name, f in self.features.items()
             if isinstance(f, BucketFeature)
         }
@@ -180,6 +179,16 @@ class Config(Section):
         """The table that a feature is looked up in; None for a dense feature."""
         spec = self.features[feature]
         return (spec.table or feature) if isinstance(spec, TableFeature) else None
+
+    def columns_of(self, feature: str) -> tuple[str, ...]:
+        """The Parquet columns that a feature is made from; of a weighted bag its ids, then its weights."""
+        match self.features[feature]:
+            case CrossFeature(of=parts):
+                return tuple(getattr(self.features.get(part), "column", None) or part for part in parts)
+            case BagFeature(column=column, weights=str(weights)):
+                return (column or feature, weights)
+            case spec:
+                return (spec.column or feature,)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

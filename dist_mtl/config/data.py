@@ -1,14 +1,35 @@
-"""Where the impressions are, and how their columns become features and tables."""
+"""Where the impressions are, and the tables that their ids are looked up in."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from dist_mtl.config.place import with_ranges
 from dist_mtl.config.section import Dim, Population, Positive, Section, Seed, Share
+from dist_mtl.errors import ConfigError
+
+Ranges = dict[str, tuple[int | str, int | str]]  # partition key -> first and last value
 
 
-class SampleLogs(Section):
-    """Sample logs with planted truth, made where `data.train` does not exist yet (see `data/synthetic.py`)."""
+class LogStream(Section):
+    """What both kinds of sample logs can add: an order of time, ids that come and go, late conversions."""
+
+    rows_per_day: Positive | None = None  # rows are ordered by time, from day 0 on; none: in no order
+    new_ids_per_day: Share = 0.0  # share of the living ids that new ones replace every day
+    delayed: bool = False  # a column conversion_time: a third comes within an hour, half within a day, all in 30
+    cutoff_day: Positive | None = None  # a column conversion_seen: what is known of them when this day begins
+
+    @model_validator(mode="after")
+    def _have_their_time(self) -> Self:
+        if self.new_ids_per_day and self.rows_per_day is None:
+            raise ValueError("new_ids_per_day: ids come and go in time, so set rows_per_day")
+        if self.cutoff_day is not None and not self.delayed:
+            raise ValueError("cutoff_day: it hides conversions that come later, so set delayed = true")
+        return self
+
+
+class SampleLogs(LogStream):
+    """Sample logs with planted truth, made where `data.train` does not exist yet (see `data/sample/synthetic.py`)."""
 
     train_rows: Positive
     test_rows: Positive
@@ -25,6 +46,16 @@ class SampleLogs(Section):
     # Whether all user segments convert equally often once they click. Else the rate differs between segments, whose rho
     # differs, too, and what learns the one seems to have found the other.
     equal_cvr: bool = False
+
+
+class StreamConfig(Section):
+    """Train the partitions of data.train in ascending order of `by`, each once, and test each before it is trained.
+
+    So the model of day d is tested on day d + 1. Within a partition rows are shuffled as `shuffle` says; without it
+    they come in the order of the files, window by window (`shuffle_rows` = train.global_batch: step by step).
+    """
+
+    by: str  # the key of the partitions: day, where the folders are day=2024-01-01, day=2024-01-02, ...
 
 
 class DataConfig(Section):
@@ -50,7 +81,43 @@ class DataConfig(Section):
     shuffle: bool = True
     shuffle_rows: Positive = 262_144  # rows of a shuffle window over all ranks; bounds the loader's memory
     verify: Literal["full", "footer"] = "full"  # full: sha256 of every file before step 1 (about 1 GB/s a rank)
+    # Hive partitions (day=2024-01-01/part-0.parquet): partitions = { day = ["2024-01-01", "2024-01-07"] } takes the
+    # files from the first to the last value, both included. They go over into `train`, `test`, `validation`, where they
+    # can be written at once: train = "logs?day=2024-01-01..2024-01-07" (see `config/place.py`).
+    partitions: Ranges = {}
+    test_partitions: Ranges = {}
+    validation_partitions: Ranges = {}
+    quarantine: Annotated[int, Field(ge=0)] = 0  # damaged row groups that training may skip; 0: the first one ends it
+    stream: StreamConfig | None = None  # none: all rows are one set, shuffled anew in each epoch
     sample: SampleLogs | None = None
+
+    @model_validator(mode="after")
+    def _name_the_rows(self) -> Self:
+        """One string names the rows of a dataset from here on, wherever it is told or opened."""
+        changes: dict[str, Any] = {}
+        for key in ("train", "test", "validation"):
+            name = "partitions" if key == "train" else f"{key}_partitions"
+            folder, ranges = getattr(self, key), getattr(self, name)
+            if ranges and folder is None:
+                raise ValueError(f"{name}: there is no data.{key} to take partitions of; name its folder, too")
+            try:
+                changes |= {key: with_ranges(folder, ranges), name: {}} if ranges else {}
+            except ConfigError as error:
+                raise ValueError(f"{name}: {error}") from None
+        return self.model_copy(update=changes) if changes else self
+
+
+class DynamicRows(Section):
+    """How the rows of a table go to ids that come and go: policy `dynamic` (`data/features/idmap.py`)."""
+
+    admit: Positive = 2  # sightings of an id until it gets a row of its own; most ids of a log come once only
+    evict: Literal["lfu", "lru"] = "lfu"  # whose row a new id takes: the one seen least (counts decay), or longest ago
+    # lfu: a sighting counts half after so many lookups a row, of distinct ids of a step. None: 4.
+    half_life: Annotated[int, Field(gt=0, le=2**20)] | None = None
+    # Share of the rows that the ids without one have in common, each by its hash. None: a single row. Of many each is
+    # learnt from a few ids, and misleads about the next: 0.01 loses 0.001 of CTCVR AUC. But under admit = 1 a single
+    # one is hardly ever trained, and 0.01 is better by 0.0015 (see docs/data.md, dynamic ids).
+    fallback: Annotated[float, Field(gt=0, le=0.5)] | None = None
 
 
 class TableConfig(Section):
@@ -62,67 +129,4 @@ class TableConfig(Section):
     sharding: Literal["auto", "table_wise", "row_wise", "column_wise", "table_row_wise", "grid", "data_parallel"] = (
         "auto"
     )
-
-
-class Feature(Section):
-    """What every feature has: the Parquet column it comes from, by default its own name."""
-
-    column: str | None = None
-
-
-class TableFeature(Feature):
-    """A feature that is looked up in a table, by default the table of its own name."""
-
-    table: str | None = None
-
-
-class IdFeature(TableFeature):
-    """One id a row (integer or string; null: no id, the zero vector)."""
-
-    kind: Literal["id"]
-    # hash: any id, by a seeded hash modulo rows. clamp: below 0 -> 0, beyond the last row -> the last row.
-    # reject: an id outside the table stops the run. Strings can only be hashed.
-    policy: Literal["hash", "clamp", "reject"] = "hash"
-
-
-class BagFeature(TableFeature):
-    """A list of ids a row, pooled; optionally weighted, optionally cut to `max_length`."""
-
-    kind: Literal["bag"]
-    policy: Literal["hash", "clamp", "reject"] = "hash"
-    weights: str | None = None  # column with a list of numbers, as long as the ids
-    max_length: Positive | None = None
-    keep: Literal["first", "last"] | None = None  # which end of a longer list stays; none: last, where histories grow
-
-    @model_validator(mode="after")
-    def _keep_needs_a_length(self) -> Self:
-        if self.keep is not None and self.max_length is None:
-            raise ValueError("`keep` says which end of a longer list stays, so it needs `max_length`")
-        return self
-
-
-class BucketFeature(TableFeature):
-    """A number looked up by bucket: len(boundaries) + 1 rows, bucket k holds boundaries[k-1] <= x < boundaries[k]."""
-
-    kind: Literal["bucket"]
-    boundaries: Annotated[tuple[float, ...], Field(min_length=1)]
-    dim: Dim = 16
-
-    @model_validator(mode="after")
-    def _ascending(self) -> Self:
-        if any(b <= a for a, b in zip(self.boundaries, self.boundaries[1:], strict=False)):
-            raise ValueError("boundaries must be strictly ascending")
-        return self
-
-
-class DenseFeature(Feature):
-    """A number for the network: (f(x) - mean) / std with f = sign(x) log(1 + |x|) if `log`, else x; null -> `fill`."""
-
-    kind: Literal["dense"]
-    log: bool = False
-    mean: float = 0.0
-    std: Annotated[float, Field(gt=0)] = 1.0
-    fill: float = 0.0
-
-
-AnyFeature = Annotated[IdFeature | BagFeature | BucketFeature | DenseFeature, Field(discriminator="kind")]
+    dynamic: DynamicRows | None = None  # none: an id's row is fixed, by its feature's policy

@@ -5,6 +5,7 @@ import tomllib
 import types
 import typing
 from collections.abc import Sequence
+from datetime import date, time
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +50,19 @@ def parse(tree: dict[str, Any], overrides: Sequence[str] = (), source: str = "co
         tree = _override(tree, text)
     try:
         # JSON in strict mode: lists become tuples, an int may stand for a float, and nothing else is converted.
-        return Config.model_validate_json(json.dumps(tree), strict=True)
+        # A TOML date is its ISO text, as which the folders of partitions are named and compared.
+        return Config.model_validate_json(json.dumps(tree, default=_iso), strict=True)
     except ValidationError as error:
         lines = [line for item in error.errors() for line in _explain(item)]
         raise ConfigError("\n".join(f"{source}: {line}" for line in lines)) from None
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{source}: {error}") from None
+
+
+def _iso(value: Any) -> str:
+    if isinstance(value, date | time):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} is no value of a configuration")
 
 
 def _override(tree: dict[str, Any], text: str) -> dict[str, Any]:

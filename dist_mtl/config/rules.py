@@ -1,32 +1,14 @@
 """Rules between the values of a `Config`: each names the keys, the reason and what to do."""
 
-import os.path
-import re
-from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from dist_mtl.config.place import Place, overlap
+from dist_mtl.config.table_rules import TABLE_RULES
 from dist_mtl.hints import nearest
 
 if TYPE_CHECKING:
     from dist_mtl.config import Config
-
-POINTWISE = ("adagrad", "sgd", "adam")  # optimizers whose state is per element, so that columns can live apart
-
-# A table is a member of a torch.nn.ModuleDict, which refuses the names of its own attributes. Written out, because a
-# configuration imports no torch; a test compares them. Its private ones change with the version: no name begins with _.
-TAKEN = frozenset(
-    """
-    T_destination add_module apply bfloat16 buffers call_super_init children clear compile cpu cuda double
-    dump_patches eval extra_repr float forward get_buffer get_extra_state get_parameter get_submodule half ipu items
-    keys load_state_dict modules mtia named_buffers named_children named_modules named_parameters parameters pop
-    register_backward_hook register_buffer register_forward_hook register_forward_pre_hook
-    register_full_backward_hook register_full_backward_pre_hook register_load_state_dict_post_hook
-    register_load_state_dict_pre_hook register_module register_parameter register_state_dict_post_hook
-    register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule share_memory state_dict to to_empty
-    train training type update values xpu zero_grad
-    """.split()
-)
 
 
 def check(config: "Config") -> None:
@@ -35,93 +17,39 @@ def check(config: "Config") -> None:
         raise ValueError("\n".join(problems))
 
 
-def table_name_for(wanted: str, used: Collection[str]) -> str:
-    """`wanted`, or the nearest name that a table can have: `type` -> `type_`, `2nd` -> `t2nd`; never one of `used`."""
-    name = re.sub(r"[^A-Za-z0-9_]", "_", wanted)
-    if not re.match(r"[A-Za-z]", name):
-        name = f"t{name}"
-    while name in TAKEN or name in used:
-        name += "_"
-    return name
-
-
-def _table_names(config: "Config") -> Iterator[str]:
-    for name in config.all_tables:
-        others = [n for n in (*config.all_tables, *config.features) if n != name]
-        if table_name_for(name, ()) == name:
-            continue
-        other = table_name_for(name, others)
-        reason = "torch keeps it for itself" if name in TAKEN else "it must be letters, digits and _, a letter first"
-        if name in config.tables:
-            users = [feature for feature in config.features if config.table_of(feature) == name]
-            told = "".join(f', and set features.{feature}.table = "{other}"' for feature in users)
-            yield f"tables.{name}: no name for a table: {reason}. Call it tables.{other}{told}"
-        else:
-            column = config.features[name].column or name
-            yield (
-                f"features.{name}: no name for the table that it makes: {reason}. "
-                f'Call it features.{other}, with column = "{column}"'
-            )
-
-
-def _features(config: "Config") -> Iterator[str]:
-    used = Counter()
-    for name, feature in config.features.items():
-        table = config.table_of(name)
-        if table is None:
-            continue
-        used[table] += 1
-        if feature.kind == "bucket":
-            if feature.table is not None or name in config.tables:
-                yield f"features.{name}: a bucketised feature makes its own table; remove `table` and tables.{name}"
-        elif table not in config.tables:
-            hint = nearest(table, config.tables)
-            yield f"features.{name}: there is no table `{table}`; {hint or f'add tables.{table} = {{ rows = ... }}'}"
-    for table in config.tables:
-        if not used[table]:
-            yield f"tables.{table}: no feature is looked up in it; remove it, or name it in a feature's `table`"
-
-
 def _data(config: "Config") -> Iterator[str]:
     data = config.data
     for key, folder in (("test", data.test), ("validation", data.validation)):
-        if folder is not None and os.path.normpath(folder) == os.path.normpath(data.train):
+        if folder is not None and overlap(folder, data.train):
             yield (
-                f"data.{key}: `{folder}` is data.train; metrics on trained rows mean nothing. "
+                f"data.{key}: `{folder}` is data.train or a part of it; metrics on trained rows mean nothing. "
                 f"Remove it, or name other rows"
             )
+    if data.quarantine and data.stream is not None:
+        yield (
+            "data.quarantine: a stream tests each partition before it trains it, and an evaluation skips nothing; "
+            "remove it, and restore what is damaged"
+        )
+    if data.quarantine and data.verify == "full":
+        yield (
+            "data.quarantine: data.verify = 'full' refuses a damaged file before step 1, so there would be nothing to "
+            "skip; set data.verify = 'footer', which checks every row group when it is read"
+        )
+    for folder in (data.train, data.test):
+        place = Place.parse(folder or "")
+        if data.sample is not None and (place.ranges or not place.is_local):
+            yield f"data.sample: sample logs are made in a local folder, and `{folder}` is none; name a plain path"
     if data.kept is not None and len(data.kept) != len(data.labels):
         yield f"data.kept: {len(data.kept)} shares for the {len(data.labels)} labels {list(data.labels)}"
     labels = config.data.labels
     if len(set(labels)) != len(labels):
         yield "data.labels: a column stands there twice"
-    for name, feature in config.features.items():
-        if (feature.column or name) in labels:
-            yield f"features.{name}: column `{feature.column or name}` is a label; a model that sees it learns nothing"
+    for name in config.features:
+        for column in set(config.columns_of(name)) & set(labels):
+            yield f"features.{name}: column `{column}` is a label; a model that sees it learns nothing"
     weights = config.model.task_weights
     if weights is not None and len(weights) != len(labels):
         yield f"model.task_weights: {len(weights)} weights for the {len(labels)} labels {list(labels)}"
-
-
-def _sharding(config: "Config") -> Iterator[str]:
-    kind = config.optim.embedding.kind
-    if kind == "sgd" and config.optim.embedding.eps is not None:
-        yield "optim.embedding.eps: sgd divides by nothing; remove it"
-    for name, table in config.tables.items():
-        if table.sharding in ("column_wise", "grid") and kind not in POINTWISE:
-            # Measured: the row statistic is then one per column shard, weights differ by 0.2 after 4 steps.
-            yield (
-                f"tables.{name}: {table.sharding} would change the maths of {kind}, whose state is one number a row; "
-                f"use optim.embedding.kind = 'adagrad' or 'sgd', or another sharding"
-            )
-        if table.sharding == "data_parallel" and kind in ("adam", "partial_rowwise_adam"):
-            yield (
-                f"tables.{name}: data_parallel would change the maths of {kind}: the fused kernel moves only the rows "
-                f"that a step looks up, a dense one all rows; use another sharding, or "
-                f"'rowwise_adagrad', 'adagrad' or 'sgd'"
-            )
-        if table.sharding in ("column_wise", "grid") and table.dim % 8:
-            yield f"tables.{name}: {table.sharding} needs a dim that is a multiple of 8 (two shards of a multiple of 4)"
 
 
 def _model(config: "Config") -> Iterator[str]:
@@ -216,6 +144,18 @@ def _sizes(config: "Config") -> Iterator[str]:
         yield f"data.shuffle_rows: {config.data.shuffle_rows} is less than one step, train.global_batch"
 
 
+def _stream(config: "Config") -> Iterator[str]:
+    if config.data.stream is None:
+        return
+    if config.train.epochs > 1:
+        yield (
+            f"train.epochs: {config.train.epochs} with data.stream: a stream is passed once, for each partition is "
+            f"tested before it is trained; set train.epochs = 1"
+        )
+    if config.data.sample is not None:
+        yield "data.stream: sample logs have no partitions; remove data.sample or data.stream"
+
+
 def _evaluation(config: "Config") -> Iterator[str]:
     train = config.train
     if train.evaluate_every is not None and train.evaluate_every_rows is not None:
@@ -227,6 +167,10 @@ def _evaluation(config: "Config") -> Iterator[str]:
     for key, columns in (("slices", config.metrics.slices), ("groups", config.metrics.groups)):
         if len(set(columns)) != len(columns):
             yield f"metrics.{key}: a column stands there twice"
+        for name in columns:
+            if name in config.features and config.features[name].kind == "cross":
+                parts = " or ".join(f"`{column}`" for column in config.columns_of(name))
+                yield f"metrics.{key}: `{name}` is a cross and no column; name {parts}"
     if config.select is None:
         return
     if config.evaluation_steps is None:
@@ -245,4 +189,4 @@ def readings(config: "Config") -> list[str]:
     return names + [f"{t}.{column}.{m}" for t in config.tasks for column in config.metrics.groups for m in within]
 
 
-RULES = (_table_names, _features, _data, _sharding, _model, _head, _alignment, _beside, _sizes, _evaluation)
+RULES = (*TABLE_RULES, _data, _model, _head, _alignment, _beside, _sizes, _stream, _evaluation)

@@ -3,10 +3,10 @@
 import numpy as np
 import pyarrow as pa
 
+from dist_mtl.data.files.reader import Reader, blocks_of
 from dist_mtl.data.funnel import broken, spaces
 from dist_mtl.data.loader import Dataset
 from dist_mtl.data.order import Span
-from dist_mtl.data.reader import Reader, blocks_of
 
 
 def count_classes(dataset: Dataset, part: int, parts: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
+from scipy.special import ndtri
 
 from dist_mtl.data.hashing import GOLDEN, key, mix
 
@@ -17,6 +18,7 @@ from dist_mtl.data.hashing import GOLDEN, key, mix
 POPULARITY_Q = 0.0015  # of the catalogue; with s = 1.2, see `popular`
 ACTIVITY_SIGMA = 0.96  # of the log of a user's impressions a month, same source
 ACTIVITY_NODES = 4096
+LENGTH_SIGMA, LONGEST = 1.0, 10.0  # of the log of a history's length; the longest, in means (P99 is 6.2 means)
 
 
 def words_of(ids: np.ndarray, *parts: int | str) -> np.ndarray:
@@ -55,6 +57,29 @@ def popular(u: np.ndarray, count: int) -> np.ndarray:
     return np.minimum(1 / (square * square * x) - q, count - 1).astype(np.int64)
 
 
+def many_popular(words: np.ndarray, count: int) -> np.ndarray:
+    """Words -> two popularity ranks each, as `popular`, in float32: a third of the time for histories.
+
+    Beyond rank 2**24 only every second rank, then every fourth, ... occurs.
+    """
+    q = max(1.0, POPULARITY_Q * count)
+    top, bottom = q**-0.2, (count + q) ** -0.2
+    x = words.view(np.uint32).astype(np.float32)
+    x *= np.float32((bottom - top) * 2.0**-32)
+    x += np.float32(top)
+    fifth = x * x
+    fifth *= fifth
+    fifth *= x
+    np.divide(np.float32(1), fifth, out=fifth)
+    fifth -= np.float32(q)
+    return np.clip(fifth, 0, count - 1, out=fifth).astype(np.int64)
+
+
+def lengths(words: np.ndarray, count: int, mean: float) -> np.ndarray:
+    """Words -> `count` lengths of lists, int64, four a word: log-normal about `mean`, at most LONGEST means."""
+    return _lengths(mean)[words.view(np.uint16)[:count]]
+
+
 def active(u: np.ndarray, count: int) -> np.ndarray:
     """Uniforms -> activity ranks in [0, count), the least active user first; impressions a user are log-normal.
 
@@ -75,8 +100,12 @@ def scatter(ranks: np.ndarray, count: int, *parts: int | str) -> np.ndarray:
     step = max(1, int(count * 0.6180339887))
     while math.gcd(step, count) != 1:
         step += 1
-    offset = key(*parts) % count
-    return (ranks * step + offset) % count
+    places = ranks * step
+    places += key(*parts) % count
+    whole = places // count  # numpy divides by one number fast; its `%` takes twice as long
+    whole *= count
+    places -= whole
+    return places
 
 
 @lru_cache(maxsize=1)
@@ -85,3 +114,14 @@ def _activity() -> np.ndarray:
     gauss = NormalDist()
     inner = [gauss.cdf(ACTIVITY_SIGMA + gauss.inv_cdf(i / ACTIVITY_NODES)) for i in range(1, ACTIVITY_NODES)]
     return np.array([0.0, *inner, 1.0])
+
+
+@lru_cache(maxsize=8)
+def _lengths(mean: float) -> np.ndarray:
+    """The 65,536 quantiles of a history's length, with `mean` for their mean."""
+    raw = np.exp(LENGTH_SIGMA * ndtri((np.arange(65_536) + 0.5) / 65_536))
+    low, high = 0.0, 4.0 * mean
+    for _ in range(40):
+        scale = (low + high) / 2
+        low, high = (scale, high) if np.minimum(scale * raw, LONGEST * mean).mean() < mean else (low, scale)
+    return np.rint(np.minimum(low * raw, LONGEST * mean)).astype(np.int64)

@@ -1,33 +1,32 @@
 """A dataset as an endless-looking stream of batches: reading, encoding and collating run ahead in two threads.
 
-Threads, not worker processes: Arrow and numpy release the GIL, and there is no fork to inherit a lock. Memory: at most
-three windows of `data.shuffle_rows` / world rows (one read ahead, one waiting, one in use), whatever the dataset's
-size.
+Threads, not worker processes: Arrow and numpy release the GIL, and there is no fork to inherit a lock. Memory, whatever
+the dataset's size: two windows of `data.shuffle_rows` / world rows (one in use, one read ahead), and the rest of each
+open row group, which are at most two windows' rows, or one row group if that has more (see `Order.num_tracks`).
 """
 
-import queue
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dist_mtl.config import Config
-from dist_mtl.data import manifest as manifests
 from dist_mtl.data.batch import Batch, Carried, collate
-from dist_mtl.data.encode import Encoder, Rows
-from dist_mtl.data.manifest import Manifest
-from dist_mtl.data.order import EMPTY, InFileOrder, Order, Segment
-from dist_mtl.data.reader import Reader, blocks_of
+from dist_mtl.data.features.encode import Encoder, Rows
+from dist_mtl.data.files import manifest as manifests
+from dist_mtl.data.files.folder import Folder
+from dist_mtl.data.files.manifest import Manifest
+from dist_mtl.data.files.quarantine import Lost, salvage, without
+from dist_mtl.data.files.reader import Block, Reader, blocks_of
+from dist_mtl.data.files.unfinished import Unfinished
+from dist_mtl.data.order import EMPTY, InFileOrder, Order, Partitions, Segment
+from dist_mtl.data.prefetch import prefetch
+from dist_mtl.data.stream import files_of, streamed
 from dist_mtl.errors import DataError
 from dist_mtl.hints import nearest
 
-T = TypeVar("T")
 BATCHES_AHEAD = 4
 
 
@@ -35,21 +34,24 @@ BATCHES_AHEAD = 4
 class Dataset:
     """The impressions of one folder, in the order of one configuration."""
 
-    folder: Path
+    folder: Folder
     manifest: Manifest
     encoder: Encoder
-    order: Order | InFileOrder
+    order: Order | Partitions | InFileOrder
     carry: tuple[str, ...] = ()  # columns that travel with the batches; in file order only
+    quarantine: int = 0  # damaged row groups that may be skipped, in training only
 
     @classmethod
     def open(cls, folder: str, config: Config, shuffle: bool) -> "Dataset":
         """To train. Reads the manifest and one footer.
 
-        Raises DataError: no manifest, no rows, a missing or unusable column.
+        Raises DataError: no manifest, no rows, a missing or unusable column, no partitions for data.stream.
         """
-        manifest = manifests.read(Path(folder))
+        manifest = manifests.read(folder)
         order = Order(*_steps(manifest, config), config.seed, shuffle)
-        return cls(Path(folder), manifest, Encoder(config), order)._checked()
+        if config.data.stream is not None:
+            order = streamed(order, manifest, config.data.stream, folder)
+        return cls(Folder.of(folder), manifest, Encoder(config), order, quarantine=config.data.quarantine)._checked()
 
     @classmethod
     def open_to_score(cls, folder: str, config: Config, carry: Sequence[str], labelled: bool) -> "Dataset":
@@ -57,20 +59,36 @@ class Dataset:
 
         Raises DataError as `open` does.
         """
-        manifest = manifests.read(Path(folder))
+        manifest = manifests.read(folder)
         labelled = labelled or any(label in manifest.schema for label in config.data.labels)
         encoder, order = Encoder(config, labelled), InFileOrder(*_steps(manifest, config))
-        return cls(Path(folder), manifest, encoder, order, tuple(dict.fromkeys(carry)))._checked()
+        return cls(Folder.of(folder), manifest, encoder, order, tuple(dict.fromkeys(carry)))._checked()
 
     @cached_property
     def schema(self) -> pa.Schema:
-        """The Arrow schema, from the first file's footer."""
-        return pq.read_schema(self.folder / self.manifest.files[0].path)
+        """The Arrow schema, from the first file's footer: its columns, then the partitions."""
+        return manifests.arrow_schema(self.folder, self.manifest)
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """Every row group, in the manifest's order: what the order's blocks are."""
+        return blocks_of(self.manifest)
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The Parquet columns to read, each once."""
         return tuple(dict.fromkeys((*self.encoder.columns, *self.carry)))
+
+    def digest_at(self, step: int) -> str:
+        """What decides the rows up to a step: the manifest's digest, of a stream that of its partitions so far.
+
+        So a stream goes on where partitions came to its end. (Rates that decay to an end are a matter of all rows.)
+        """
+        config = self.encoder.config
+        if config.data.stream is None or config.optim.decay != "none":
+            return self.manifest.digest
+        names = [part.name for part in self.order.parts[: self.order.part_of(step) + 1]]
+        return files_of(self.manifest, config.data.stream, names).digest
 
     def _checked(self) -> "Dataset":
         manifests.check_file(self.folder, self.manifest, self.manifest.files[0], full=False)
@@ -82,33 +100,49 @@ class Dataset:
 
     def verify(self, rank: int, world: int, full: bool) -> None:
         """Check this rank's share of the files against the manifest. Raises DataError naming the first bad one."""
-        for file in self.manifest.files[rank::world]:
-            manifests.check_file(self.folder, self.manifest, file, full)
+        manifests.check_files(self.folder, self.manifest, self.manifest.files[rank::world], full)
 
-    def batches(self, rank: int, world: int, from_step: int = 0, to_step: int | None = None) -> Iterator[Batch]:
+    def batches(
+        self, rank: int, world: int, from_step: int = 0, to_step: int | None = None, lost: Sequence[Lost] = ()
+    ) -> Iterator[Batch]:
         """The batches of steps from_step + 1 ... to_step (default: the end of the first epoch) for one rank.
 
-        Steps count from 1 over all epochs; `from_step` is the last trained one, the whole state of the loader.
-        Close the iterator (or exhaust it) to end its threads.
+        Steps count from 1 over all epochs; `from_step` is the last trained one, the whole state of the loader
+        beside the row groups that were `lost` before. Close the iterator (or exhaust it) to end its threads.
         """
         stop = self.order.steps_per_epoch if to_step is None else to_step
-        windows = prefetch(self._windows(rank, world, from_step, stop), depth=1)
-        return prefetch(self._cut(windows, rank, world, from_step, stop), depth=BATCHES_AHEAD)
+        windows = prefetch(self._windows(rank, world, from_step, stop, lost), ahead=1)
+        return prefetch(self._cut(windows, rank, world, from_step, stop), ahead=BATCHES_AHEAD)
 
-    def _windows(self, rank: int, world: int, start: int, stop: int) -> Iterator["_Window"]:
+    def _windows(self, rank: int, world: int, start: int, stop: int, gone: Sequence[Lost]) -> Iterator["_Window"]:
         """From the window that holds step start + 1."""
-        reader = Reader(self.folder, blocks_of(self.manifest), self.columns)
+        source = Unfinished(Reader(self.folder, self.blocks, self.columns))
+        known = {one.place for one in gone}
+        lost = {i: "" for i, block in enumerate(self.blocks) if (block.path, block.row_group) in known} if known else {}
         step = start
         while step < stop:
-            epoch, step_in_epoch = divmod(step, self.order.steps_per_epoch)
-            window = step_in_epoch // self.order.steps_per_window
-            segment = self.order.segment(epoch, window, rank, world)
-            table = reader.read(segment.spans) if segment.spans else self._no_rows()
-            rows = self.encoder.encode(table, lambda row, s=segment: reader.locate(s.spans, row))
+            epoch, place = divmod(step, self.order.steps_per_epoch)
             before = epoch * self.order.steps_per_epoch
-            in_file_order = isinstance(self.order, InFileOrder)
-            yield _Window(before, segment, rows, table.select(list(self.carry)) if in_file_order else None)
+            segment = self.order.segment(epoch, self.order.window_of(place), rank, world)
+            yield self._window(before, segment, source, lost)
             step = before + segment.first_step + len(segment.picks)
+
+    def _window(self, before: int, segment: Segment, source: Unfinished, lost: dict[int, str]) -> "_Window":
+        known, quarantined = set(lost), np.zeros(len(segment.picks), np.int64)
+        if self.quarantine:
+            sound, table = salvage(source.read, segment.spans, lost)
+            segment, quarantined = without(segment, sound)
+        else:
+            table = source.read(segment.spans) if segment.spans else None
+        table = self._no_rows() if table is None else table
+        rows = self.encoder.encode(table, lambda row: source.reader.locate(segment.spans, row))
+        carried = table.select(list(self.carry)) if isinstance(self.order, InFileOrder) else None
+        found = tuple(self._lost(block, lost[block]) for block in lost if block not in known)
+        return _Window(before, segment, rows, carried, quarantined, found)
+
+    def _lost(self, number: int, reason: str) -> Lost:
+        block = self.blocks[number]
+        return Lost(block.path, block.row_group, block.rows, reason)
 
     def _cut(self, windows: Iterator["_Window"], rank: int, world: int, start: int, stop: int) -> Iterator[Batch]:
         first_slot = self.order.slots(rank, world).start
@@ -117,6 +151,9 @@ class Dataset:
                 step = window.steps_before + window.segment.first_step + index + 1
                 if start < step <= stop:
                     batch = collate(self.encoder, window.rows, picks, step, first_slot)
+                    if self.quarantine:
+                        new = window.lost if index == 0 or step == start + 1 else ()
+                        batch = replace(batch, quarantined=int(window.quarantined[index]), lost=new)
                     yield batch if window.carried is None else replace(batch, carried=window.carry(picks))
 
     def _no_rows(self) -> pa.Table:
@@ -132,6 +169,8 @@ class _Window:
     segment: Segment
     rows: Rows
     carried: pa.Table | None
+    quarantined: np.ndarray  # rows of lost row groups at each step
+    lost: tuple[Lost, ...]  # found in this window
 
     def carry(self, picks: np.ndarray) -> Carried:
         """The carried rows of one step; in file order they stand side by side."""
@@ -143,48 +182,3 @@ def _steps(manifest: Manifest, config: Config) -> tuple[tuple[int, ...], int, in
     """What every order of a dataset starts from: rows of each block, of a step, of a window."""
     blocks = tuple(block.rows for block in blocks_of(manifest))
     return blocks, config.train.global_batch, config.data.shuffle_rows
-
-
-def prefetch(source: Iterator[T], depth: int) -> Iterator[T]:
-    """Yield what `source` yields, computed at most `depth` items ahead in a thread of its own.
-
-    An exception of `source` is raised here, in its turn. The thread starts at the first `next` and ends when this
-    iterator is exhausted or closed.
-    """
-    ready: queue.Queue = queue.Queue(maxsize=depth)
-    closed = threading.Event()
-
-    def put(kind: str, item: object) -> bool:
-        while not closed.is_set():
-            try:
-                ready.put((kind, item), timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def work() -> None:
-        try:
-            for item in source:
-                if not put("item", item):
-                    return
-            put("end", None)
-        except BaseException as error:  # handed to the consumer, who raises it
-            put("error", error)
-        finally:
-            if hasattr(source, "close"):
-                source.close()
-
-    thread = threading.Thread(target=work, name="prefetch", daemon=True)
-    thread.start()
-    try:
-        while True:
-            kind, item = ready.get()
-            if kind == "error":
-                raise item
-            if kind == "end":
-                return
-            yield item
-    finally:
-        closed.set()
-        thread.join()

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dist_mtl.data.encode import LEAST_WEIGHT
+from dist_mtl.data.features.labels import LEAST_WEIGHT
 from dist_mtl.errors import DataError
 
 FINE = 15  # bits of mantissa, for whole sets: a bin at |logit| 8 to 16 is 0.0002 wide; 27 MB a task, 55 if weighted

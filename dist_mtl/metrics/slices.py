@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 import torch
 
 from dist_mtl.config import BucketFeature, Config
-from dist_mtl.data.keys import check_key, keys_of
+from dist_mtl.data.features.keys import check_key, keys_of
+from dist_mtl.data.files.reader import Reader, blocks_of
 from dist_mtl.data.loader import Dataset
 from dist_mtl.data.order import Span
-from dist_mtl.data.reader import Reader, blocks_of
 from dist_mtl.errors import DataError
 from dist_mtl.metrics.histogram import COARSE, LogitHistogram
 from dist_mtl.metrics.task import TaskMetrics, compute
@@ -29,7 +29,7 @@ OTHER, NULL = "other", "null"
 def column_of(config: Config, name: str) -> str:
     """The Parquet column that `metrics.slices` or `metrics.groups` means: a feature's own, or the one of that name."""
     feature = config.features.get(name)
-    return name if feature is None else (feature.column or name)
+    return name if feature is None else config.columns_of(name)[0]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def discover(dataset: Dataset, config: Config, name: str, rt: Runtime) -> Slicin
     more than MOST_VALUES values.
     """
     feature, column = config.features.get(name), column_of(config, name)
-    boundaries = feature.boundaries if isinstance(feature, BucketFeature) else None
+    boundaries = feature.edges if isinstance(feature, BucketFeature) else None
     if boundaries is None:
         source = f"metrics.slices `{name}`: {dataset.folder}"
         rt.all_ranks(lambda: check_key(column, dataset.schema.field(column).type, source))

@@ -68,16 +68,21 @@ def fill(out_RD: Tensor, seed: int, table: str, num_rows: int, first_row: int = 
     where the first updates of a small table decide everything). A value is a function of (seed, table, row, column)
     only: not of the world size, the plan or the device.
     """
-    scale = max(1 / math.sqrt(num_rows), 0.01)
-    salt = signed_key(seed, table, "init")
-    columns = torch.arange(first_column, first_column + out_RD.shape[1], device=out_RD.device)
     step = max(1, CHUNK // out_RD.shape[1])
     for start in range(0, out_RD.shape[0], step):
         block = out_RD[start : start + step]
         rows = torch.arange(first_row + start, first_row + start + block.shape[0], device=out_RD.device)
-        # A row has 2**20 columns' room: more than any dim, and rows up to 2**43 keep apart.
-        bits = mix_((rows[:, None] << 20) + columns + salt)
-        block.copy_(((bits >> 40) & 0xFFFFFF).to(torch.float32).mul_(2.0**-23).sub_(1).mul_(scale))
+        block.copy_(initial(rows, block.shape[1], seed, table, num_rows, first_column))
+
+
+def initial(rows_R: Tensor, columns: int, seed: int, table: str, num_rows: int, first_column: int = 0) -> Tensor:
+    """The same values for these rows of `table`, (R, columns) float32."""
+    scale = max(1 / math.sqrt(num_rows), 0.01)
+    salt = signed_key(seed, table, "init")
+    columns_D = torch.arange(first_column, first_column + columns, device=rows_R.device)
+    # A row has 2**20 columns' room: more than any dim, and rows up to 2**43 keep apart.
+    bits = mix_((rows_R[:, None] << 20) + columns_D + salt)
+    return ((bits >> 40) & 0xFFFFFF).to(torch.float32).mul_(2.0**-23).sub_(1).mul_(scale)
 
 
 def mix_(x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dist_mtl.config import Config, CrossInteraction, DotInteraction, ModelConfig, NoInteraction
 from dist_mtl.data.batch import Batch
-from dist_mtl.data.encode import Encoder
+from dist_mtl.data.features.encode import Encoder
 from dist_mtl.model.backbone import build_backbone
 from dist_mtl.model.embedding import PooledEmbeddings
 from dist_mtl.model.layers import MLP, Cross, Dot, Noise

@@ -5,7 +5,7 @@ filled from (seed, table, row, column), so that neither the world size nor the p
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,11 +19,14 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimiz
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from dist_mtl.config import EmbeddingOptim, OptimConfig, TableConfig
+from dist_mtl.data.batch import Batch
 from dist_mtl.errors import ConfigError, InternalError
-from dist_mtl.model.embedding import fill
+from dist_mtl.model.embedding import fill, initial
+from dist_mtl.parallel.dynamic import DynamicIds
 from dist_mtl.parallel.plan import Fabric, Sharder, describe_plan, make_plan, plan_digest
 from dist_mtl.parallel.runtime import Runtime
 
+DYNAMIC = "dynamic"  # the map of the dynamic tables, in a state
 EPS = 1e-8  # FBGEMM's own default; torchrec.optim's is 1e-10, and the two differ by 8e-6 after a few steps (measured)
 
 
@@ -51,13 +54,25 @@ class Schedule:
 class ShardedModel:
     """A model at work on this rank: `module` to call, `optimizer` over all of it, `plan` as rows to show.
 
+    `ids`: the map of its dynamic tables, if there are any; a batch goes through `learn_ids` or `look_up` first.
+
     Invariant: every parameter has exactly one optimizer. Model-parallel tables are updated inside the backward pass,
     data-parallel tables and dense weights by `optimizer.step()`.
     """
 
-    def __init__(self, module: DistributedModelParallel, optimizer: CombinedOptimizer, schedule: Schedule) -> None:
+    def __init__(
+        self,
+        module: DistributedModelParallel,
+        optimizer: CombinedOptimizer,
+        schedule: Schedule,
+        begin: "Beginning",
+        ids: DynamicIds | None = None,
+    ) -> None:
         self.module = module
         self.optimizer = optimizer
+        self.ids = ids
+        self._begin = begin
+        self._held: dict[str, tuple[list[_Shard], list[_Shard]]] | None = None  # see `_renew`
         self.plan = describe_plan(module.plan)
         self._schedule = schedule
         self._rates = [
@@ -69,6 +84,34 @@ class ShardedModel:
         for group, base, is_dense in self._rates:
             group["lr"] = base * self._schedule.factor(step, is_dense)
 
+    def look_up(self, batch: Batch) -> Batch:
+        """The batch with rows for the keys of dynamic tables, to be scored. Collective where there are such tables."""
+        return batch if self.ids is None else replace(batch, ids=self.ids.look_up(batch.ids))
+
+    def learn_ids(self, batch: Batch) -> Batch:
+        """The same for a batch to train, once, before its step: a row that changes hands begins anew."""
+        if self.ids is None:
+            return batch
+        ids, renewed = self.ids.learn(batch.ids, batch.step)
+        if renewed:
+            self._renew(renewed)
+        return replace(batch, ids=ids)
+
+    @torch.no_grad()
+    def _renew(self, rows: dict[str, torch.Tensor]) -> None:
+        """Initial weights and no optimizer state for these rows of each table, where this rank holds them.
+
+        The tensors are looked up once, not at every step: they stay the same ones until a commit is loaded.
+        """
+        if self._held is None:
+            self._held = _held(self.state())
+        for table, which in rows.items():
+            weights, states = self._held[table]
+            for part in weights:
+                self._begin.rows(part, table, which)
+            for part in states:
+                part.tensor.index_fill_(0, part.local(which), 0)
+
     def all_finite(self) -> bool:
         """Whether every weight that this rank holds is finite."""
         held = (shard.tensor for p in self.module.state_dict().values() for shard in _shards(p))
@@ -76,7 +119,8 @@ class ShardedModel:
 
     def state(self) -> dict[str, Any]:
         """Weights and optimizer states as tensors sharing memory with the model: DTensor-like shards and plain ones."""
-        return {"model": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state = {"model": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return state if self.ids is None else state | {DYNAMIC: self.ids.state()}
 
     def materialise_states(self) -> None:
         """Make the lazily made optimizer states exist, so that a load fills them (else they stay out, silently)."""
@@ -86,13 +130,40 @@ class ShardedModel:
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take the values of a `state()` that was filled from a commit."""
+        self._held = None  # the optimizers of replicated tables take other tensors
         self.module.load_state_dict(state["model"])
         if "optimizer" in state:
             self.optimizer.load_state_dict(state["optimizer"])
+        if self.ids is not None:
+            self.ids.filled()
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """How the rows of the tables begin."""
+
+    tables: dict[str, TableConfig]
+    seed: int
+
+    def whole(self, part: "_Shard", table: str) -> None:
+        """Fill a shard, in place."""
+        fill(part.tensor, self.seed, table, self.tables[table].rows, part.first_row, part.first_column)
+
+    def rows(self, part: "_Shard", table: str, rows: torch.Tensor) -> None:
+        """Fill those of the rows that the shard has."""
+        local, size = part.local(rows), self.tables[table].rows
+        values = initial(local + part.first_row, part.tensor.shape[1], self.seed, table, size, part.first_column)
+        part.tensor[local] = values.to(part.tensor.dtype)
 
 
 def shard(
-    model: nn.Module, tables: dict[str, TableConfig], schedule: Schedule, seed: int, rows_per_rank: int, rt: Runtime
+    model: nn.Module,
+    tables: dict[str, TableConfig],
+    schedule: Schedule,
+    seed: int,
+    rows_per_rank: int,
+    rt: Runtime,
+    ids: DynamicIds | None = None,
 ) -> ShardedModel:
     """Plan, shard and initialise `model`. Raises ConfigError for what this device or this world can not do."""
     optim = schedule.optim
@@ -117,8 +188,9 @@ def shard(
         # the first all-reduce: the ranks' dense weights drift apart for good (measured).
         data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
     )
-    _initialise(module, tables, seed)
-    return ShardedModel(module, _optimizers(module, tables, optim), schedule)
+    begin = Beginning(tables, seed)
+    _initialise(module, begin)
+    return ShardedModel(module, _optimizers(module, tables, optim), schedule, begin, ids)
 
 
 def _optimizers(
@@ -156,22 +228,27 @@ def table_name(parameter: str) -> str | None:
 
 
 @torch.no_grad()
-def _initialise(module: DistributedModelParallel, tables: dict[str, TableConfig], seed: int) -> None:
+def _initialise(module: DistributedModelParallel, begin: Beginning) -> None:
     """Fill every shard of every table on this rank, in place."""
     for name, value in module.state_dict().items():
         if (table := table_name(name)) is None:
             continue
         for part in _shards(value):
-            fill(part.tensor, seed, table, tables[table].rows, part.first_row, part.first_column)
+            begin.whole(part, table)
 
 
 @dataclass(frozen=True)
 class _Shard:
-    """The part of a weight that this rank holds, and where it begins."""
+    """The part of a weight, or of its optimizer state, that this rank holds, and where it begins."""
 
     tensor: torch.Tensor
     first_row: int = 0
     first_column: int = 0
+
+    def local(self, rows: torch.Tensor) -> torch.Tensor:
+        """Those of the table's rows that are here, counted from the first one here."""
+        rows = rows.to(self.tensor.device) - self.first_row
+        return rows[(rows >= 0) & (rows < self.tensor.shape[0])]
 
 
 def _shards(value: Any) -> list[_Shard]:
@@ -179,6 +256,18 @@ def _shards(value: Any) -> list[_Shard]:
     if hasattr(value, "local_shards"):
         return [_Shard(part.tensor, *part.metadata.shard_offsets) for part in value.local_shards()]
     return [_Shard(value)]
+
+
+def _held(state: dict[str, Any]) -> dict[str, tuple[list[_Shard], list[_Shard]]]:
+    """By table: the parts of its weights and of its optimizer states that this rank holds."""
+    found: dict[str, tuple[list[_Shard], list[_Shard]]] = {}
+    for name, value in state["model"].items():
+        if (table := table_name(name)) is not None:
+            found[table] = (_shards(value), [])
+    for name, states in state["optimizer"]["state"].items():
+        if (table := table_name(name)) is not None:
+            found[table][1].extend(part for one in states.values() for part in _shards(one) if part.tensor.dim())
+    return found
 
 
 def _embedding_optimizer(optim: EmbeddingOptim) -> tuple[type[torch.optim.Optimizer], dict[str, float]]:

@@ -7,7 +7,7 @@ import numpy as np
 from dist_mtl.report.blocks import Finding, Tile
 from dist_mtl.report.charts import ruler
 from dist_mtl.report.frame import tone
-from dist_mtl.report.history import Run, skips
+from dist_mtl.report.history import Run, lost, skips
 from dist_mtl.report.records import TaskMetrics, Window
 from dist_mtl.report.words import NBSP, count, duration, fixed, interval, known, listing, percent, plural
 
@@ -208,9 +208,9 @@ def _of_training(run: Run) -> Iterator[Finding]:
         )
     if run.start.idle_gpus:
         yield Finding("look", f"{plural(run.start.idle_gpus, 'GPU')} idle.", "Start one rank a GPU.")
-    if lost := run.repeated_steps:
+    if again := run.repeated_steps:
         yield Finding(
-            "plain", f"{plural(lost, 'step')} trained again after restarts.", "Commit more often to lose less."
+            "plain", f"{plural(again, 'step')} trained again after restarts.", "Commit more often to lose less."
         )
     if not run.diagnoses:
         return
@@ -234,6 +234,11 @@ def _of_data(run: Run) -> Iterator[Finding]:
     if left_out := skips(run):
         why = listing(sorted({e.reason for e in left_out if e.reason})) or "no reason given"
         yield Finding("look", f"{plural(len(left_out), 'step')} skipped: {why}.")
+    if groups := lost(run):
+        trained = f", {plural(run.counts.quarantined, 'row')} over all epochs" if run.counts else ""
+        files = listing(sorted({e.path for e in groups}))
+        text = f"{plural(len(groups), 'damaged row group')} of {files} skipped{trained}."
+        yield Finding("look", text, "Restore the files.")
     if run.counts and run.counts.dropped:
         yield Finding(
             "look", f"{plural(run.counts.dropped, 'row')} dropped: their labels break the funnel.", "Correct the logs."

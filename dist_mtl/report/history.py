@@ -17,6 +17,7 @@ from dist_mtl.report.records import (
     Done,
     EarlyStop,
     Evaluation,
+    Quarantine,
     Resume,
     SampleLogs,
     Skip,
@@ -238,3 +239,8 @@ def _tell(folder: Path, events: list[AnyEvent], unreadable: list[str]) -> Run:
 def skips(run: Run) -> list[Skip]:
     """Steps that were left out, over all attempts."""
     return [e for e in run.log if isinstance(e, Skip)]
+
+
+def lost(run: Run) -> list[Quarantine]:
+    """Row groups that were skipped, each once, over all attempts."""
+    return list({(e.path, e.row_group): e for e in run.log if isinstance(e, Quarantine)}.values())

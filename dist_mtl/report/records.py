@@ -139,6 +139,14 @@ class Start(Event):
     data: dict[str, DataFolder | None] = {}
 
 
+class DynamicTable(Record):
+    rows: Number = None
+    occupied: Number = None
+    lookups: Number = None  # these three since the run began
+    fallback: Number = None
+    evicted: Number = None
+
+
 class Step(Event):
     event: Literal["step"]
     step: int
@@ -151,6 +159,7 @@ class Step(Event):
     pauses: dict[str, Number] = {}  # seconds beside the steps since the last event
     memory: Memory = Memory()
     window: dict[str, Window | None] = {}
+    dynamic: dict[str, DynamicTable] = {}
 
 
 class Evaluation(Event):
@@ -209,10 +218,21 @@ class Skip(Event):
     reason: str = ""
 
 
+class Quarantine(Event):
+    event: Literal["quarantine"]
+    step: int
+    path: str = ""
+    row_group: int = 0
+    rows: int = 0
+    reason: str = ""
+
+
 class Counts(Event):
     event: Literal["counts"]
     dropped: int = 0
     clamped: int = 0
+    quarantined: int = 0  # rows
+    lost: int = 0  # row groups that they are of
 
 
 class Done(Event):
@@ -222,7 +242,18 @@ class Done(Event):
 
 
 AnyEvent = Annotated[
-    SampleLogs | Resume | Start | Step | Evaluation | Diagnosis | Commit | EarlyStop | Skip | Counts | Done,
+    SampleLogs
+    | Resume
+    | Start
+    | Step
+    | Evaluation
+    | Diagnosis
+    | Commit
+    | EarlyStop
+    | Skip
+    | Quarantine
+    | Counts
+    | Done,
     Field(discriminator="event"),
 ]
 EVENT: TypeAdapter[AnyEvent] = TypeAdapter(AnyEvent)

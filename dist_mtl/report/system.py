@@ -17,6 +17,7 @@ from dist_mtl.report.records import (
     EarlyStop,
     Evaluation,
     Placement,
+    Quarantine,
     Resume,
     SampleLogs,
     Skip,
@@ -210,6 +211,8 @@ def _words(group: list[AnyEvent]) -> tuple[str, str, str, str]:
         case Skip():
             many = f"{len(group)} steps: " if len(group) > 1 else ""
             return "skip", at, many + (e.reason or "no reason given"), "bad"
+        case Quarantine():
+            return "quarantine", at, f"{e.path}, row group {e.row_group}: {plural(e.rows, 'row')} skipped", "bad"
         case EarlyStop():
             best = f"best was step {count(e.best_step)}" if e.best_step is not None else ""
             score = f"score {fixed(e.best_score)}" if e.best_score is not None else ""

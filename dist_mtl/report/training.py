@@ -1,6 +1,7 @@
 """How the run went: curves over steps, and what the diagnoses show of the model's inside."""
 
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 
 import numpy as np
 
@@ -24,8 +25,9 @@ from dist_mtl.report.words import (
     size,
 )
 
+MOST_TABLES = 6  # dynamic tables in one figure
 LOG_FROM = 6.0  # ratio of the largest to the smallest loss from which on its axis is logarithmic
-PARTS = ("data", "forward", "agree", "backward", "update", "metrics")  # of a step, in their order
+PARTS = ("data", "ids", "forward", "agree", "backward", "update", "metrics")  # of a step, in their order
 
 
 def sections(run: Run) -> tuple[Section, ...]:
@@ -47,7 +49,11 @@ def _curves(run: Run) -> Section:
     if not run.steps:
         missing = "No step was reported: the run ended before train.log_every steps."
         return Section("curves", "Curves", missing=missing)
-    groups = (("Learning", [*_ranking(run), *_losses(run)]), ("Speed and memory", _speed(run)))
+    groups = (
+        ("Learning", [*_ranking(run), *_losses(run)]),
+        ("Dynamic ids", _dynamic(run)),
+        ("Speed and memory", _speed(run)),
+    )
     blocks = tuple(Figures(tuple(figures), heading) for heading, figures in groups if figures)
     lede = (
         "AUC, normalised entropy and PCOC are those of a window of training rows, each scored by the step that "
@@ -131,6 +137,28 @@ def _losses(run: Run) -> list[Figure]:
 
 
 # --------------------------------------------------------------------------------------------------- speed and memory
+def _dynamic(run: Run) -> list[Figure]:
+    """How many lookups find no row of their own, of the tables where that is most, and how full the tables are."""
+    without: dict[str, list[tuple[int, float]]] = {}
+    taken: dict[str, list[tuple[int, float]]] = {}
+    for before, now in pairwise(run.steps):
+        for table, of in now.dynamic.items():
+            then = before.dynamic.get(table)
+            if then is None or not all(known(v) for one in (then, of) for v in vars(one).values()):
+                continue
+            if of.lookups > then.lookups:  # not after a restart
+                share = (of.fallback - then.fallback) / (of.lookups - then.lookups)
+                without.setdefault(table, []).append((now.step, share))
+            taken.setdefault(table, []).append((now.step, of.occupied / of.rows))
+    worst = sorted(without, key=lambda table: -without[table][-1][1])[:MOST_TABLES]
+    made = []
+    for title, found in (("Lookups without a row of their own", without), ("Rows taken", taken)):
+        drawn = [one for k, table in enumerate(worst, 1) if (one := series(table, found.get(table, []), tone(k)))]
+        if drawn:
+            made.append(lines(title, drawn, lambda v: percent(v, 1), marks=restarts(run), zero=True))
+    return made
+
+
 def _speed(run: Run) -> list[Figure]:
     made = []
     marks = restarts(run)

@@ -8,7 +8,6 @@ whose settings have changed is another cell, and what is finished under a name i
 
 import hashlib
 import json
-import os.path
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,9 +15,10 @@ from typing import Any, Literal
 
 from dist_mtl.config import Config
 from dist_mtl.config.file import parse, read_toml
+from dist_mtl.config.place import overlap
 from dist_mtl.config.rules import readings
-from dist_mtl.data import manifest
-from dist_mtl.data.synthetic import write_sample
+from dist_mtl.data.files import manifest
+from dist_mtl.data.sample.synthetic import write_sample
 from dist_mtl.errors import ConfigError
 from dist_mtl.hints import nearest
 from dist_mtl.study.overrides import problems, texts
@@ -140,13 +140,13 @@ class Plan:
         if tune is None:
             return
         for key, folder in (("fit", tune.fit), ("validation", tune.validation)):
-            if _same(folder, base.data.test):
+            if overlap(folder, base.data.test):
                 raise ConfigError(f"{self.path}: tune.{key}: `{folder}` is data.test, which no choice may see")
-        if _same(tune.fit, tune.validation):
+        if overlap(tune.fit, tune.validation):
             raise ConfigError(f"{self.path}: tune.validation: `{tune.validation}` is tune.fit; choose other rows")
 
     def _check_cell(self, config: Config, place: str) -> None:
-        if config.evaluation_steps is not None and _same(config.validation, config.data.test):
+        if config.evaluation_steps is not None and overlap(config.validation, config.data.test):
             raise ConfigError(
                 f"{place}: train.evaluate_every would look at data.test on the way, and a study touches it once; "
                 f"remove it, or name data.validation"
@@ -171,10 +171,6 @@ class Plan:
         name = f"{'-'.join(pair)}-{'tune-' if stage == 'tune' else ''}seed{seed}-{_digest(pair, config)}"
         last = texts({"run.dir": str(Path(self.study.dir) / "cells" / name)})
         return Cell(stage, *pair, candidate, seed, (*settings, *last), self._parse((*settings, *last), place))
-
-
-def _same(a: str, b: str) -> bool:
-    return os.path.normpath(a) == os.path.normpath(b)
 
 
 def _digest(pair: Pair, config: Config) -> str:

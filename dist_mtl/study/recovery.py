@@ -55,7 +55,7 @@ def recover_run(run_dir: str, truth: str, data: str | None = None, which: str = 
         found, truths = [], []
         for batch in batches(dataset, rt):
             with torch.no_grad():
-                outputs = model.module(batch.to(rt.device))
+                outputs = model.module(model.look_up(batch).to(rt.device))
             rows = batch.carried.num_rows
             found.append(torch.sigmoid(outputs.training.relatedness_BU[:rows].double()).cpu().numpy())
             truths.append(batch.carried.table.column(truth).cast(pa.float64(), safe=False).to_numpy())  # null: NaN

@@ -15,7 +15,7 @@ import torch
 from dist_mtl.assemble import build, open_dataset
 from dist_mtl.config import Config
 from dist_mtl.config.file import parse, read_toml
-from dist_mtl.data.writer import write_dataset
+from dist_mtl.data.files.writer import write_dataset
 from dist_mtl.model.loss import Objective
 from dist_mtl.parallel.feed import batches
 from dist_mtl.parallel.pipeline import train_step

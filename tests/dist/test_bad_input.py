@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dist_mtl.data.writer import write_dataset
+from dist_mtl.data.files.writer import write_dataset
 from tests import samples
 from tests.harness import ROOT, Exit, events, run_script
 

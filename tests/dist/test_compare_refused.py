@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from dist_mtl.data.manifest import Manifest
-from dist_mtl.data.manifest import read as manifest_of
-from dist_mtl.data.writer import write_dataset
+from dist_mtl.data.files.manifest import Manifest
+from dist_mtl.data.files.manifest import read as manifest_of
+from dist_mtl.data.files.writer import write_dataset
 from tests import samples
 from tests.compare_runs import STEPS, compare, error, scores, settings, three_runs
 from tests.harness import Cluster, Exit, run_script

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from dist_mtl.config import Config
-from dist_mtl.data.writer import write_dataset
+from dist_mtl.data.files.writer import write_dataset
 from dist_mtl.errors import ConfigError
 from dist_mtl.report.page import write
 from dist_mtl.study.recovery import Recovery, recover_run

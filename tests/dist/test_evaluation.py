@@ -13,8 +13,8 @@ import torch
 from sklearn.metrics import log_loss, roc_auc_score
 
 from dist_mtl.config import Config
-from dist_mtl.data import manifest
-from dist_mtl.data.writer import write_dataset
+from dist_mtl.data.files import manifest
+from dist_mtl.data.files.writer import write_dataset
 from dist_mtl.evaluate import Evaluation
 from dist_mtl.metrics.histogram import LogitHistogram
 from dist_mtl.metrics.task import TaskMetrics, compute

@@ -9,8 +9,8 @@ import pytest
 
 from dist_mtl.checkpoint import store
 from dist_mtl.checkpoint.format import read_recalibration
-from dist_mtl.data.manifest import read as manifest_of
-from dist_mtl.data.writer import write_dataset
+from dist_mtl.data.files.manifest import read as manifest_of
+from dist_mtl.data.files.writer import write_dataset
 from tests import samples
 from tests.harness import Cluster, Exit, run_script
 from tests.score_workers import evaluated, recalibrated, whole

@@ -143,7 +143,7 @@ def test_evaluating_on_the_way_changes_no_bit(folder: Path) -> None:
 
 def test_an_undefined_metric_can_not_select(folder: Path) -> None:
     table = samples.logs(200, seed=4)
-    from dist_mtl.data.writer import write_dataset
+    from dist_mtl.data.files.writer import write_dataset
 
     write_dataset(folder / "no-clicks", [table.filter(table.column("click").to_numpy() == 0)])
     config = settings(folder, "undefined", *SELECT, f"data.validation='{folder / 'no-clicks'}'")

@@ -1,5 +1,6 @@
 """R3, R4: which row is trained when. Brute force over small datasets; no torch, no files."""
 
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -140,9 +141,47 @@ def test_a_pinned_order() -> None:
         [[0, 1, 2, 3, 4, 5, EMPTY, EMPTY]],
     ]
     assert [[(s.block, s.start, s.stop) for s in segment.spans] for segment in segments] == [
-        [(1, 0, 7), (2, 0, 6), (0, 0, 3)],
-        [(0, 3, 9)],
+        [(1, 0, 7), (2, 0, 1), (2, 5, 6), (0, 0, 7)],  # two tracks: the stream from row 0 on, and from row 12 on
+        [(2, 1, 5), (0, 7, 9)],
     ]
+
+
+def test_a_step_takes_rows_from_every_track() -> None:
+    """And the open row groups, one a track, hold no more rows than two windows."""
+    order = Order((1_000,) * 400, 64, 6_400, seed=5)
+    assert order.num_tracks == 8 and order.num_tracks * 1_000 <= 2 * 6_400
+    for window in (0, 7, 61):
+        segment = order.segment(0, window, 0, 1)
+        blocks = np.concatenate([np.full(s.stop - s.start, s.block) for s in segment.spans])
+        counts = [len(np.unique(blocks[step])) for step in segment.picks]
+        print(f"window {window}: {min(counts)} to {max(counts)} row groups a step")
+        assert min(counts) >= 8
+    assert Order((1_000,) * 400, 64, 6_400, seed=5, shuffle=False).num_tracks == 1
+    assert Order((20_000,) * 20, 64, 6_400, seed=5).num_tracks == 1  # one open row group is more than two windows
+
+
+def test_a_row_group_is_open_in_windows_that_follow_each_other() -> None:
+    """So a reader that keeps what is left of the row groups of a window decodes each row group once a track."""
+    order = Order((700, 300, 500) * 40, 64, 1_280, seed=9)
+    seen: dict[int, int] = {}
+    again = 0
+    for window in range(order.num_windows):
+        for block in {span.block for span in order.segment(0, window, 0, 1).spans}:
+            again += block in seen and seen[block] < window - 1
+            seen[block] = window
+    assert len(seen) == 120 and again <= order.num_tracks, "only where one track ends and the next begins"
+
+
+def test_a_thousand_million_rows_are_cheap() -> None:
+    """600,000 row groups: the order's own memory is a few arrays of that length."""
+    order = Order((16_384,) * 610_351, 4_096, 262_144, seed=1)
+    assert order.num_rows > 9_999_000_000
+    tracemalloc.start()
+    segment = order.segment(0, 1_000, 3, 8)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    print(f"{len(order.block_rows):,} row groups: {peak / 1e6:.0f} MB at most, {len(segment.spans)} spans")
+    assert peak < 64e6 and len(segment.spans) < 16
 
 
 @CASES

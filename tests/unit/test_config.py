@@ -78,7 +78,7 @@ def test_an_unknown_key_names_the_nearest(key: str, hint: str) -> None:
         ("model.backbone.experts='x'", "model.backbone.experts: Input should be a valid integer; got 'x'"),
         ("features.user.kind='word'", "features.user: Input tag 'word' found using 'kind' does not match"),
         ("features.age.boundaries=[3, 3]", "features.age: boundaries must be strictly ascending"),
-        ("seed=1979-05-27", "not JSON serializable"),
+        ("seed=1979-05-27", "seed: Input should be a valid integer; got '1979-05-27'"),
     ],
 )
 def test_a_wrong_value_is_never_converted(override: str, words: str) -> None:

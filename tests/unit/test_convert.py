@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -11,11 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from dist_mtl.cli import Parser
 from dist_mtl.config.file import parse
-from dist_mtl.data import manifest
-from dist_mtl.data.convert import tabular
-from dist_mtl.data.convert.profile import SKETCH, Profile
-from dist_mtl.errors import DataError
+from dist_mtl.convert_command import add_csv, csv_of, split_of
+from dist_mtl.data.convert import lines, tabular
+from dist_mtl.data.convert.profile import Profile
+from dist_mtl.data.distinct import KEPT as SKETCH
+from dist_mtl.data.files import manifest
+from dist_mtl.errors import ConfigError, DataError
 from tests.samples import rows_of
 
 ROOT = Path(__file__).parents[2]
@@ -65,10 +69,11 @@ def test_csv_becomes_two_datasets_that_hold_every_row_once(tmp_path: Path) -> No
 def test_csv_blocks_do_not_change_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tabular.Csv((clicks(tmp_path / "a.csv"), clicks(tmp_path / "b.csv", seed=1)), **CSV)
     tabular.convert(source, tabular.Split(by="user"), tmp_path / "whole")
-    monkeypatch.setattr(tabular, "BLOCK_BYTES", 20_000)
+    monkeypatch.setattr(lines, "BLOCK_BYTES", 20_000)
+    monkeypatch.setattr(lines, "SEGMENT_BYTES", 50_000)
     small = tabular.convert(source, tabular.Split(by="user"), tmp_path / "blocks")
     assert rows_of(tmp_path / "whole/train").equals(rows_of(tmp_path / "blocks/train"))
-    assert small.train.num_rows + small.test.num_rows == 6_000
+    assert small.train.num_rows + small.test.num_rows == 6_000 and len(small.train.files) > 4
 
 
 def test_csv_reads_gzip_tabs_and_test_files_of_their_own(tmp_path: Path) -> None:
@@ -125,13 +130,13 @@ def test_a_conversion_without_a_click_is_kept_counted_and_answered_by_a_policy(t
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("x,c,v\n1,0,0\n2,2,0\n", ["label `c`", "2.0 in row 2", "not 0 or 1"]),
-        ("x,c,v\n1,0,0\n2,1,\n", ["label `v`", "empty in row 2"]),
+        ("x,c,v\n1,0,0\n2,2,0\n", ["a.csv, line 3: label `c`", "2.0, not 0 or 1"]),
+        ("x,c,v\n1,0,0\n2,1,\n", ["a.csv, line 3: label `v`", "is empty"]),
         ("x,c,v\n1,no,0\n", ["column `c`", "no"]),
         ("x,click,v\n1,0,0\n", ["no column `c`", "the label"]),
         ("x,c,v\n1,0\n", ["Expected 3 columns, got 2"]),
         ("x,x,c,v\n1,1,0,0\n", ["x more than once"]),
-        ("", ["mpty"]),
+        ("", ["a.csv: empty, it has not even a header"]),
         ("x,c,v\n", ["no rows"]),
     ],
 )
@@ -146,19 +151,78 @@ def test_bad_csv_is_told(tmp_path: Path, text: str, says: list[str]) -> None:
 def test_a_type_that_changes_later_is_told_with_its_row_and_the_way_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tabular, "BLOCK_BYTES", 1_000)
+    monkeypatch.setattr(lines, "BLOCK_BYTES", 1_000)
     path = write(tmp_path / "a.csv", "x,c,v\n" + "1,0,0\n" * 1_000 + "A9,0,0\n")
-    with pytest.raises(DataError, match=r"column `x`: Row #1002: .*A9.*--id x"):
+    with pytest.raises(DataError, match=r"a.csv, line 1,002: column `x`: no int64 'A9'.*--id x"):
         tabular.convert(tabular.Csv((path,), "c", "v"), tabular.Split(), tmp_path / "out")
     made = tabular.convert(tabular.Csv((path,), "c", "v", ids=("x",)), tabular.Split(), tmp_path / "out")
     assert made.train.schema["x"] == "string" and made.train.num_rows == 1_001
 
 
 def test_a_label_is_told_by_its_row_in_a_later_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tabular, "BLOCK_BYTES", 1_000)
+    monkeypatch.setattr(lines, "BLOCK_BYTES", 1_000)
     path = write(tmp_path / "a.csv", "x,c,v\n" + "1,0,0\n" * 1_000 + "1,7,0\n")
-    with pytest.raises(DataError, match="7.0 in row 1001"):
+    with pytest.raises(DataError, match=r"line 1,002: label `c` is 7.0, not 0 or 1"):
         tabular.convert(tabular.Csv((path,), "c", "v"), tabular.Split(), tmp_path / "out")
+
+
+@pytest.mark.parametrize("block", [50, 57, 64, 4_000])
+@pytest.mark.parametrize("row", ['0,0,"a{i}\n1,1,b{i}"\n', '0,0,"a{i}\n\n"\n', '0,0,"a{i}\n'])
+def test_a_line_end_in_quotes_is_refused_wherever_blocks_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int, row: str
+) -> None:
+    """Else what follows it would be rows of their own, with labels that nobody gave: here conversions."""
+    monkeypatch.setattr(lines, "BLOCK_BYTES", block)
+    path = write(tmp_path / "a.csv", "c,v,x\n" + "".join(row.format(i=i) for i in range(200)))
+    with pytest.raises(DataError, match=r"a.csv, line 2: column `x`: a quote opens, and the line ends within it"):
+        tabular.convert(tabular.Csv((path,), "c", "v"), tabular.Split(), tmp_path / "out")
+
+
+def test_quotes_hide_separators_and_nothing_between_two_is_no_id(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", 'x,n,c,v\n"a,|b|",1,0,0\n|,2,1,0\n,3,0,0\n"a ""q""||c",4,0,0\n')
+    made = tabular.convert(tabular.Csv((path,), "c", "v", bags={"x": "|"}), tabular.Split(), tmp_path / "out")
+    assert rows_of(tmp_path / "out/train")["x"].to_pylist() == [["a,", "b"], [], [], ['a "q"', "c"]]
+    assert made.profile.columns["x"].values == 4
+
+
+def test_infinities_leave_the_suggestion_valid(tmp_path: Path) -> None:
+    text = "".join(f"{i / 7},{i % 30},0,0\n" for i in range(200))
+    path = write(tmp_path / "a.csv", "x,id,c,v\n" + text + "inf,1,1,0\n-inf,1,1,0\n")
+    made = tabular.convert(tabular.Csv((path,), "c", "v"), tabular.Split(), tmp_path / "out")
+    suggested = made.profile.config("t", None)
+    assert list(parse(tomllib.loads(suggested)).features) == ["id"]
+    assert "x: 2 values are infinite; set `clip`" in suggested and made.profile.columns["x"].largest < 30
+
+
+def test_validation_rows_come_out_of_train_and_share_no_user(tmp_path: Path) -> None:
+    """The test split is the one without a validation split, to the row; the three share no user."""
+    source = tabular.Csv((clicks(tmp_path / "a.csv"),), **CSV)
+    plain = tabular.convert(source, tabular.Split(by="user"), tmp_path / "plain")
+    made = tabular.convert(source, tabular.Split(by="user", validation=0.2), tmp_path / "out")
+    rows = {name: rows_of(tmp_path / "out" / name) for name in made.datasets}
+    print({name: table.num_rows for name, table in rows.items()})
+    assert list(rows) == ["train", "validation", "test"] and rows["validation"].num_rows > 300
+    assert made.test.digest == plain.test.digest
+    users = [set(table["user"].to_pylist()) for table in rows.values()]
+    assert not users[0] & users[1] and not users[0] & users[2] and not users[1] & users[2]
+    assert made.profile.rows == rows["train"].num_rows < plain.train.num_rows
+    config = parse(tomllib.loads(made.profile.config("t", None, "v")))
+    assert config.data.validation == "v" and config.evaluation_steps
+
+
+def test_a_file_without_a_header_and_labels_by_their_text(tmp_path: Path) -> None:
+    """The form of the census files: names from the side, spaces after commas, a label that is a text."""
+    text = "73, Not in universe, Widowed, - 50000.\n58, Private, Never married, 50000+.\n"
+    path = write(tmp_path / "census.data", text)
+    source = tabular.Csv(
+        (path,), "income", "marital", names=("age", "class", "marital", "income"),
+        positive={"income": "50000+.", "marital": "Never married"}, funnel=False,
+    )  # fmt: skip
+    made = tabular.convert(source, tabular.Split(), tmp_path / "out")
+    rows = rows_of(tmp_path / "out/train").to_pylist()
+    assert [(r["income"], r["marital"], r["age"]) for r in rows] == [(0, 0, 73), (1, 1, 58)]
+    config = parse(tomllib.loads(made.profile.config("t", None)))
+    assert not config.data.funnel and config.model.head == "independent" and not made.tally.notes
 
 
 def test_names_that_do_not_exist_name_the_nearest(tmp_path: Path) -> None:
@@ -171,6 +235,26 @@ def test_names_that_do_not_exist_name_the_nearest(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match="did you mean `(user|clicked)`"):
             tabular.convert(source, split, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("--click c --conversion c", "both name `c`"),
+        ("--click c --conversion v --bag c:|", "`c` is a label"),
+        ("--click c --conversion v=yes --id v", "`v` is a label"),
+        ("--click c --conversion v --id t --bag t:|", "`t` is named as --id and as --bag"),
+        ("--click c --conversion v --bag t:| --bag t:;", "a column has one separator"),
+        ("--click c --conversion v --bag t:| --split-by t", "name a column of one value"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(tmp_path: Path, options: str, says: str) -> None:
+    path = write(tmp_path / "a.csv", "u,t,c,v\n1,a|b,0,0\n")
+    parser = Parser()
+    add_csv(parser.add_subparsers())
+    arguments = parser.parse_args(["csv", path, str(tmp_path / "out"), *options.split()])
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        tabular.convert(csv_of(arguments), split_of(arguments), tmp_path / "out")
 
 
 def test_both_splits_or_none(tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ import pytest
 
 from dist_mtl.config.file import parse
 from dist_mtl.data.batch import collate
-from dist_mtl.data.encode import LEAST_WEIGHT, MOST_WEIGHT, NO_ID, Encoder, Rows
+from dist_mtl.data.features.encode import Encoder, Rows
+from dist_mtl.data.features.ids import NO_ID
+from dist_mtl.data.features.labels import LEAST_WEIGHT, MOST_WEIGHT
 from dist_mtl.data.hashing import hash_ids, hash_strings, key
 from dist_mtl.data.order import EMPTY
 from dist_mtl.errors import DataError

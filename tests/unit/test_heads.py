@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dist_mtl.config import Config
 from dist_mtl.config.file import load, parse
 from dist_mtl.data.batch import Batch, collate
-from dist_mtl.data.encode import Encoder
+from dist_mtl.data.features.encode import Encoder
 from dist_mtl.errors import ConfigError
 from dist_mtl.model.aitm import calibrator
 from dist_mtl.model.loss import TaskObjective

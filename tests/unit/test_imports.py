@@ -15,7 +15,7 @@ ORDER = [
     ["errors"],
     ["hints", "parallel.world"],
     ["config"],
-    ["selection"],
+    ["selection", "tested"],
     ["data"],
     ["model"],
     ["parallel"],
@@ -23,7 +23,7 @@ ORDER = [
     ["assemble"],
     ["scoring"],
     ["evaluate"],
-    ["predict", "recalibrate"],
+    ["predict", "recalibrate", "progressive"],
     ["tensorboard"],
     ["observe"],
     ["sanity"],
@@ -31,7 +31,8 @@ ORDER = [
     ["session"],
     ["train"],
     ["compare", "report", "study"],
-    ["cli", "bench"],
+    ["describe"],
+    ["cli", "bench", "convert_command"],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 # Tools beside the training system; nothing of it may import them.

@@ -15,9 +15,10 @@ import torch
 from dist_mtl.bench.report import entries_of
 from dist_mtl.cli import Parser, count
 from dist_mtl.config.file import MAX_BYTES, parse, read_toml
-from dist_mtl.config.rules import TAKEN
+from dist_mtl.config.table_rules import TAKEN
 from dist_mtl.data.convert.profile import Profile
-from dist_mtl.data.encode import NO_ID, Encoder
+from dist_mtl.data.features.encode import Encoder
+from dist_mtl.data.features.ids import NO_ID
 from dist_mtl.errors import ConfigError, DataError
 from tests import samples
 

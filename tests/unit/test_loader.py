@@ -9,9 +9,10 @@ import pytest
 
 from dist_mtl.config import Config
 from dist_mtl.data.batch import Batch
-from dist_mtl.data.loader import Dataset, prefetch
-from dist_mtl.data.order import EMPTY
-from dist_mtl.data.reader import blocks_of
+from dist_mtl.data.files.reader import Reader, blocks_of
+from dist_mtl.data.loader import Dataset
+from dist_mtl.data.order import EMPTY, Span
+from dist_mtl.data.prefetch import prefetch
 from dist_mtl.errors import DataError
 from tests import samples
 
@@ -130,13 +131,28 @@ def test_closing_ends_the_threads(dataset: Dataset) -> None:
         time.sleep(0.01)
 
 
-def test_prefetch_runs_ahead_no_further_than_its_depth() -> None:
+def test_prefetch_runs_ahead_no_further_than_it_may() -> None:
     made = []
-    source = prefetch((made.append(i) or i for i in range(100)), depth=3)
+    source = prefetch((made.append(i) or i for i in range(100)), ahead=3)
     assert next(source) == 0
     deadline = time.monotonic() + 10
-    while len(made) < 5 and time.monotonic() < deadline:  # one consumed, three waiting, one in the thread's hand
+    while len(made) < 4 and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.2)
-    assert made == [0, 1, 2, 3, 4]
+    assert made == [0, 1, 2, 3], "one is taken, three are not"
     assert list(source) == list(range(1, 100))
+
+
+def test_a_row_group_is_decoded_once_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows of 64 rows end within row groups of 250; tracks meet in a row group, which is then read twice."""
+    samples.write_logs(tmp_path / "train", 5_000, files=4, group_rows=250)
+    config = samples.config(tmp_path, "data.shuffle_rows=320")
+    dataset = Dataset.open(config.data.train, config, shuffle=True)
+    decoded: list[Span] = []
+    read = Reader.read
+    monkeypatch.setattr(Reader, "read", lambda self, spans: decoded.extend(spans) or read(self, spans))
+    for batch in dataset.batches(0, 1):
+        assert len(batch.weight_B) == 64
+    print(f"{len(dataset.blocks)} row groups in {dataset.order.num_windows} windows: {len(decoded)} decoded")
+    assert dataset.order.num_windows == 16 and dataset.order.num_tracks == 2
+    assert len(dataset.blocks) <= len(decoded) <= len(dataset.blocks) + dataset.order.num_tracks

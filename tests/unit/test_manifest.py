@@ -1,7 +1,9 @@
 """What is not on the list does not exist; what is on it is there, unchanged, or the run does not start."""
 
+import hashlib
 import json
 import os
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dist_mtl.data import manifest
+from dist_mtl.data.files import manifest
+from dist_mtl.data.files.listing import list_folder
 from dist_mtl.errors import DataError
 from tests import samples
 
@@ -87,7 +90,7 @@ def test_every_changed_bit_is_found(folder: Path) -> None:
     good = path.read_bytes()
     for place in range(0, len(good), len(good) // 200):
         path.write_bytes(good[:place] + bytes([good[place] ^ 0x10]) + good[place + 1 :])
-        assert f"{SECOND}: changed since the manifest was written (sha256 differs)" in refused(folder)
+        assert f"{SECOND}: " in (told := refused(folder)) and ("sha256 differs" in told or place > len(good) - 8_000)
     path.write_bytes(good)
     check(folder)
 
@@ -104,9 +107,7 @@ def test_a_footer_that_lies(folder: Path) -> None:
 
 def test_a_file_with_other_columns(folder: Path) -> None:
     pq.write_table(pa.table({"a": [1]}), folder / SECOND)
-    listed = manifest.DataFile(
-        SECOND, (folder / SECOND).stat().st_size, manifest.sha256_of(folder / SECOND), row_groups=(1,)
-    )
+    listed = manifest.of_file(folder, SECOND).files[0]
     with pytest.raises(DataError, match="its row groups or columns are not the listed ones"):
         manifest.check_file(folder, manifest.read(folder), listed, full=True)
     with pytest.raises(DataError, match="its columns differ from those of .*part-00000.parquet: extra `a`, no `age`"):
@@ -126,7 +127,10 @@ def test_a_path_outside(folder: Path, path: str) -> None:
         (lambda m: m.update(version="one"), "not a manifest: version: "),
         (lambda m: m.pop("files"), "not a manifest: files: "),
         (lambda m: m.update(files=[]), "the dataset is empty (0 rows)"),
-        (lambda m: [f.update(row_groups=[]) for f in m["files"]], "the dataset is empty (0 rows)"),
+        (lambda m: [f.update(row_groups=[], crc32="") for f in m["files"]], "the dataset is empty (0 rows)"),
+        (lambda m: m["files"][0].update(row_groups=[20] * 5), "no checksums of 5 row groups; list the folder again"),
+        (lambda m: m["files"][0].update(crc32="AAAA"), "3 bytes are no checksums of 4 row groups; list the folder"),
+        (lambda m: m["files"][0].update(crc32="%"), "part-00000.parquet: "),
         (lambda m: m["files"][0].update(row_groups=[-5, 10]), "claims a negative number of rows"),
         (lambda m: m["files"][0].update(bytes=None), "not a manifest: files.0.bytes: "),
         (lambda m: m["files"].append(m["files"][0]), "lists part-00000.parquet more than once"),
@@ -184,3 +188,55 @@ def test_files_below_and_empty_ones(tmp_path: Path) -> None:
     manifest.write(tmp_path, listed)
     check(tmp_path)
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_manifest_from_before_there_were_checksums(folder: Path) -> None:
+    """It is read, has the same digest (commits name it), and only the bytes of pages are protected while reading."""
+    now = manifest.read(folder)
+    edit(folder, lambda m: [m.pop("partitions"), *(f.pop("crc32") for f in m["files"])])
+    before = manifest.read(folder)
+    assert before.digest == now.digest and before.files[0].checksums is None and now.files[0].checksums is not None
+    check(folder)
+
+
+def test_append_reads_new_files_only(folder: Path) -> None:
+    """What it trusts: a listed path and size. A kept entry is the old one, whatever the file holds now."""
+    before = manifest.read(folder)
+    good = (folder / SECOND).read_bytes()
+    (folder / SECOND).write_bytes(good[:200] + bytes([good[200] ^ 1]) + good[201:])
+    (folder / "part-00003.parquet").unlink()
+    pq.write_table(samples.logs(50), folder / "z.parquet")
+    seen: list[int] = []
+    listed, told = list_folder(str(folder), append=True)
+    print(told)
+    assert told == "3 kept as they were listed, 1 read, 1 gone"
+    assert listed.files[:3] == before.files[:3] and listed.files[3].path == "z.parquet" and listed.num_rows == 350
+    assert "sha256 differs" in refused(folder)
+    manifest.build(folder, on_bytes=seen.append)
+    assert sum(seen) == sum(file.stat().st_size for file in folder.glob("*.parquet"))
+    listed, told = list_folder(str(folder))
+    assert told == "all of them read" and listed.files[1].sha256 != before.files[1].sha256
+    check(folder)
+
+
+def test_append_reads_again_what_has_no_checksums(folder: Path) -> None:
+    now = manifest.read(folder)
+    edit(folder, lambda m: [f.pop("crc32") for f in m["files"][:3]])
+    listed, told = list_folder(str(folder), append=True)
+    assert told.startswith("1 kept as they were listed, 3 read") and listed == now
+
+
+def test_checksums_cover_each_chunk(folder: Path) -> None:
+    """Against a plain computation, over a file that others wrote: no page checksums, other codecs, big pieces."""
+    table = samples.logs(3_000)
+    pq.write_table(table, folder / "theirs.parquet", row_group_size=700, compression="gzip", use_dictionary=["item"])
+    listed = manifest.of_file(folder, "theirs.parquet").files[0]
+    content, parsed = (folder / "theirs.parquet").read_bytes(), pq.read_metadata(folder / "theirs.parquet")
+    chunks, footer = listed.checksums
+    for g in range(parsed.num_row_groups):
+        for c in range(parsed.num_columns):
+            chunk = parsed.row_group(g).column(c)
+            start = min(o for o in (chunk.dictionary_page_offset, chunk.data_page_offset) if o)
+            assert chunks[g, c] == zlib.crc32(content[start : start + chunk.total_compressed_size])
+    assert footer == zlib.crc32(content[-8 - int.from_bytes(content[-8:-4], "little") :])
+    assert listed.sha256 == hashlib.sha256(content).hexdigest()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from dist_mtl.data.encode import LEAST_WEIGHT, MOST_WEIGHT
+from dist_mtl.data.features.labels import LEAST_WEIGHT, MOST_WEIGHT
 from dist_mtl.errors import DataError
 from dist_mtl.metrics.auc import auc
 from dist_mtl.metrics.histogram import COARSE, FINE

@@ -10,9 +10,10 @@ import torch
 
 from dist_mtl.config import Config
 from dist_mtl.config.file import parse
-from dist_mtl.data.encode import NO_ID, Encoder
+from dist_mtl.data.features.encode import Encoder
+from dist_mtl.data.features.ids import NO_ID
+from dist_mtl.data.files.writer import write_dataset
 from dist_mtl.data.loader import Dataset
-from dist_mtl.data.writer import write_dataset
 from dist_mtl.errors import DataError
 from dist_mtl.parallel.runtime import Runtime
 from dist_mtl.parallel.world import World

@@ -27,9 +27,10 @@ def test_the_schema_check_tells_every_problem() -> None:
     with pytest.raises(DataError) as caught:
         encoder(features).check_schema(schema, "logs")
     assert str(caught.value).splitlines() == [
-        "logs: column `x` is string, but features.x with policy `clamp` needs integers",
-        "logs: column `s` is float, but features.s needs integers or strings",
-        "logs: column `y` is int64, but features.y needs a list of ids",
+        "logs: column `x` is string, but features.x with policy `clamp` needs integers or booleans",
+        "logs: column `s` is float, but features.s needs integers, strings, booleans, dates or times; "
+        "cast it to int64 where the data are made, or use kind = 'bucket' or 'dense'",
+        "logs: column `y` is int64, but features.y needs a list of ids: integers, strings, booleans, dates or times",
         "logs: there is no column `prize`. did you mean `price`?",
     ]
 
@@ -41,7 +42,7 @@ def test_one_column_may_serve_two_features_of_one_type_only() -> None:
     with pytest.raises(DataError, match="features.a needs numbers"):
         encoder(features).check_schema(schema, "logs")
     schema = pa.schema({"x": pa.float64(), "click": pa.int8(), "conversion": pa.int8()})
-    with pytest.raises(DataError, match="features.x needs integers or strings"):
+    with pytest.raises(DataError, match="features.x needs integers, strings"):
         encoder(features).check_schema(schema, "logs")
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from dist_mtl.config.file import parse
-from dist_mtl.data.keys import keys_of
-from dist_mtl.data.writer import write_dataset
+from dist_mtl.data.features.keys import keys_of
+from dist_mtl.data.files.writer import write_dataset
 from dist_mtl.errors import DataError
 from dist_mtl.evaluate import open_test
 from dist_mtl.metrics.slices import Slicing

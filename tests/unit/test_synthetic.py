@@ -1,5 +1,6 @@
 """Sample logs: pure shards, calibrated rates, planted structure, a known ceiling."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -14,9 +15,11 @@ from sklearn.metrics import roc_auc_score
 
 from dist_mtl.config import SampleLogs
 from dist_mtl.config.file import load
-from dist_mtl.data import draws, manifest, shop
+from dist_mtl.data import draws
+from dist_mtl.data.files import manifest
 from dist_mtl.data.hashing import random_bits
-from dist_mtl.data.synthetic import SHARD_ROWS, BenchmarkLogs, Ceiling, generate, write_logs, write_sample
+from dist_mtl.data.sample import shop
+from dist_mtl.data.sample.synthetic import SHARD_ROWS, BenchmarkLogs, Ceiling, generate, write_logs, write_sample
 from dist_mtl.errors import ConfigError, DataError
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +63,11 @@ def test_the_stream_is_pinned() -> None:
     assert first.column("item_id").to_pylist() == [353, 1535, 1458]
     history = [[], [18, 0, 14, 5, 5, 14, 14, 5, 5], [17, 14, 13, 1, 17, 19, 14, 1, 1, 1, 8]]
     assert first.column("history").to_pylist() == history
+    whole, digest = next(generate(SPEC, SHARD_ROWS, "train")), hashlib.sha256()
+    for name in whole.column_names[: whole.column_names.index("price")]:
+        digest.update(whole.column(name).to_numpy().astype("<i8").tobytes())
+    digest.update(whole.column("history").combine_chunks().flatten().to_numpy().astype("<i8").tobytes())
+    assert digest.hexdigest()[:16] == "4484e388caa57530"
 
 
 def test_rates_are_those_asked_for_and_conversions_are_clicks(rows: dict[str, np.ndarray]) -> None:
@@ -173,7 +181,7 @@ def test_write_sample_publishes_both_splits_with_their_ceiling(tmp_path: Path) -
 
 
 def test_write_sample_accepts_that_another_process_was_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dist_mtl.data import synthetic
+    from dist_mtl.data.sample import synthetic
 
     write = synthetic.write_dataset
 

@@ -96,7 +96,7 @@ def test_exactly_what_differs(tmp_path: Path) -> None:
     assert told.config == {
         "seed": Change("3", "4"),
         "data.test": Change("none", "t"),
-        "features.extra": Change(ABSENT, "{kind = dense, log = true, mean = 0.0, std = 1.0, fill = 0.0}"),
+        "features.extra": Change(ABSENT, "{kind = dense, log = true, mean = 0.0, std = 1.0, null = fill, fill = 0.0}"),
         "model.tower": Change("[8]", "[8, 4]"),
         "optim.dense.lr": Change("0.001", "0.01"),
     }

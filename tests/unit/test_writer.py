@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dist_mtl.data import manifest
+from dist_mtl.data.files import manifest
+from dist_mtl.data.files.reader import OPEN_FILES, Reader, blocks_of
+from dist_mtl.data.files.writer import write_dataset
 from dist_mtl.data.order import Span
-from dist_mtl.data.reader import OPEN_FILES, Reader, blocks_of
-from dist_mtl.data.writer import write_dataset
 from dist_mtl.errors import DataError
 from tests import samples
 
@@ -88,7 +88,7 @@ def test_nothing_to_write(tmp_path: Path) -> None:
 
 def test_a_killed_writer_publishes_nothing(tmp_path: Path) -> None:
     code = (
-        "import itertools, sys, pyarrow as pa; from dist_mtl.data.writer import write_dataset\n"
+        "import itertools, sys, pyarrow as pa; from dist_mtl.data.files.writer import write_dataset\n"
         "write_dataset(sys.argv[1], (pa.table({'row': range(1000)}) for _ in itertools.count()), file_rows=5000)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "d")])
@@ -119,9 +119,9 @@ def test_a_reader_holds_few_files_and_locates_rows(tmp_path: Path) -> None:
         )
 
 
-def test_a_row_group_that_shrank(tmp_path: Path) -> None:
+def test_a_file_that_was_exchanged_since_the_manifest_was_read(tmp_path: Path) -> None:
     write_dataset(tmp_path / "d", [numbered(10)])
     blocks = blocks_of(manifest.read(tmp_path / "d"))
     pq.write_table(numbered(9), tmp_path / "d" / "part-00000.parquet")
-    with pytest.raises(DataError, match="row group 0: 9 rows, the manifest says 10"):
+    with pytest.raises(DataError, match="part-00000.parquet: changed since the manifest was written"):
         Reader(tmp_path / "d", blocks, ("row",)).read([Span(0, 0, 10)])

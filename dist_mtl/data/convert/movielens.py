@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 
-from dist_mtl.data import draws, manifest
+from dist_mtl.data import draws
+from dist_mtl.data.convert.delimited import Layout, table_of
+from dist_mtl.data.convert.lines import Segment, blocks, first_line
+from dist_mtl.data.convert.parts import Conversion
+from dist_mtl.data.files import manifest
 from dist_mtl.data.hashing import random_bits
-from dist_mtl.data.writer import write_dataset
 from dist_mtl.errors import ConfigError, DataError
 
 DERIVED = "ml100k_mtl_derived.csv.gz"
@@ -52,9 +54,10 @@ def convert(
         parts |= zip(("fit", "validation"), split(parts["train"]), strict=True)
     if kept < 1:
         parts |= {name: thinned(parts[name], kept, seed) for name in ("train", "fit") if name in parts}
-    if there := [name for name in parts if (out / name).exists()]:
-        raise DataError(f"{out / there[0]}: exists already; a dataset is never overwritten. Choose another OUT")
-    return {name: write_dataset(out / name, [part]) for name, part in parts.items()}
+    with Conversion(out, tuple(parts)) as conversion:
+        for name, part in parts.items():
+            conversion.write(name, part)
+        return conversion.publish()
 
 
 def split(table: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -85,7 +88,7 @@ def last_rows(users: np.ndarray, times: np.ndarray, share: float) -> np.ndarray:
 def read_derived(path: Path) -> pa.Table:
     """The derived impressions, with our names and types."""
     types = {name: pa.int64() for name in INTEGERS} | {"zip2": pa.string(), "genres": pa.string()}
-    table = _read_csv(path, ",", types)
+    table = _read(path, ",", types, quoted=True)
     _need(path, table, (*INTEGERS, "gender", "occupation", "genres", "zip2"))
     return _finish(table, "|")
 
@@ -157,29 +160,20 @@ def _finish(table: pa.Table, separator: str) -> pa.Table:
     return table.rename_columns([NAMES.get(name, name) for name in table.column_names])
 
 
-def _read_csv(path: Path, delimiter: str, types: dict[str, pa.DataType] | None = None, quoted: bool = True) -> pa.Table:
-    try:
-        return pa.csv.read_csv(
-            path,
-            parse_options=pa.csv.ParseOptions(delimiter=delimiter, quote_char='"' if quoted else False),
-            convert_options=pa.csv.ConvertOptions(column_types=types or {}),
-        )
-    except FileNotFoundError:
+def _read(path: Path, delimiter: str, types: dict[str, pa.DataType], quoted: bool) -> pa.Table:
+    """All rows of a file with a header; columns without a type here are text."""
+    if not path.is_file():
         raise DataError(
             f"{path}: there is no such file; SRC is a folder with {DERIVED}, or with ml-100k.inter, .item and .user"
-        ) from None
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: {error}") from None
+        )
+    names = first_line(path).split(delimiter)
+    layout = Layout({n: types.get(n, pa.string()) for n in names}, delimiter, nulls=(), quoted=quoted)
+    return pa.concat_tables(table_of(block, layout) for block in blocks(Segment(str(path), 0, header=True)))
 
 
 def _read_recbole(path: Path, columns: tuple[str, ...]) -> pa.Table:
     """A file of RecBole's layout, all columns as text, without the types in their names."""
-    try:
-        with path.open() as stream:
-            header = stream.readline().rstrip("\n").split("\t")
-    except OSError:
-        header = []  # _read_csv says what is wrong
-    table = _read_csv(path, "\t", {name: pa.string() for name in header}, quoted=False)
+    table = _read(path, "\t", {}, quoted=False)
     table = table.rename_columns([name.partition(":")[0] for name in table.column_names])
     _need(path, table, columns)
     return table

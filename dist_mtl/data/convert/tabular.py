@@ -1,12 +1,9 @@
-"""Anyone's click / conversion CSV -> a dataset, streaming: memory holds a few blocks, whatever the size of the files.
+"""Anyone's click / conversion CSV -> datasets, streaming: memory holds a few blocks, whatever the size of the files.
 
 Types are those of the first block of the first file; a value that does not fit later is an error that names it, never a
 silent null. Nothing is dropped: rows that break the funnel stay, and are counted, because `data.violations` decides.
 """
 
-import re
-import shutil
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,22 +12,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from dist_mtl.data import draws, manifest
-from dist_mtl.data.convert.profile import Profile, hash_column
-from dist_mtl.data.hashing import key, mix
-from dist_mtl.data.writer import write_dataset
+from dist_mtl.data.convert.delimited import Layout, binary, table_of
+from dist_mtl.data.convert.lines import Block, Segment, blocks, first_line, segments
+from dist_mtl.data.convert.parts import Conversion, OnProgress
+from dist_mtl.data.convert.profile import Profile
+from dist_mtl.data.convert.split import TEST, TRAIN, VALIDATION, Shares, entities
+from dist_mtl.data.convert.tally import Tally
+from dist_mtl.data.files.manifest import Manifest
 from dist_mtl.errors import ConfigError, DataError
 from dist_mtl.hints import nearest
 
-BLOCK_BYTES = 8 << 20  # types are inferred from one block, so it must hold thousands of rows
-NULLS = ["", "NULL", "null", "NA", "N/A", "NaN", "nan", "None", "\\N"]
-
-OnRows = Callable[[int], None]
+NULLS = ("", "NULL", "null", "NA", "N/A", "NaN", "nan", "None", "\\N")
+ADVICE = "Its type was taken from the first rows; `--id {column}` reads it as text"
 
 
 @dataclass(frozen=True)
 class Csv:
-    """What the files are: which columns are labels, ids, and bags (column -> the separator inside its text)."""
+    """What the files are: which columns are labels, ids, and bags (column -> the separator inside its text).
+
+    `names`: of the columns, where the files have no header. `positive`: label -> the text that stands for 1; every
+    other text is a 0.
+    """
 
     paths: tuple[str, ...]
     click: str
@@ -38,163 +40,194 @@ class Csv:
     delimiter: str = ","
     ids: tuple[str, ...] = ()  # columns to read as text, whatever they look like
     bags: dict[str, str] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    positive: dict[str, str] = field(default_factory=dict)
+    funnel: bool = True  # a conversion implies a click; false: neither label says anything of the other
+
+    def __post_init__(self) -> None:
+        labels = (self.click, self.conversion)
+        if self.click == self.conversion:
+            raise ConfigError(f"--click and --conversion both name `{self.click}`; name two columns")
+        for name in (*self.ids, *self.bags):
+            if name in labels:
+                raise ConfigError(f"`{name}` is a label; it can not be an --id or a --bag as well")
+        for name in self.ids:
+            if name in self.bags:
+                raise ConfigError(f"`{name}` is named as --id and as --bag; keep one of the two")
 
 
 @dataclass(frozen=True)
 class Split:
-    """Where the test rows come from: files of their own, or a share of the values of a column (else ConfigError)."""
+    """Where the test and validation rows come from: files of their own, or shares of the values of a column (else
+    ConfigError)."""
 
     test_paths: tuple[str, ...] = ()
     by: str | None = None  # all rows of one value go to one side: a user in both would leak
-    share: float = 0.2
+    share: float = 0.2  # of the values of `by`, to test; 0 where there are test files
+    validation: float = 0.0  # of the values of `by`, out of train
 
     def __post_init__(self) -> None:
-        if not 0 < self.share < 1:
+        if self.by is not None and not self.test_paths and not 0 < self.share < 1:
             raise ConfigError(f"test share {self.share}: it must lie between 0 and 1, so that both sides have rows")
+
+    @property
+    def shares(self) -> Shares:
+        """What is split off the train files."""
+        if self.by is None:
+            return Shares()
+        return Shares(0.0 if self.test_paths else self.share, self.validation)
 
 
 @dataclass(frozen=True)
 class Converted:
-    """The datasets that were written, and what was seen in the train rows."""
+    """The datasets that were written, by name, and what was seen in the train rows."""
 
-    train: manifest.Manifest
-    test: manifest.Manifest | None
-    profile: Profile
+    datasets: dict[str, Manifest]
+    tally: Tally
+
+    @property
+    def train(self) -> Manifest:
+        return self.datasets[TRAIN]
+
+    @property
+    def test(self) -> Manifest | None:
+        return self.datasets.get(TEST)
+
+    @property
+    def validation(self) -> Manifest | None:
+        return self.datasets.get(VALIDATION)
+
+    @property
+    def profile(self) -> Profile:
+        return self.tally.profile
 
 
-def convert(source: Csv, split: Split, out: str | Path, on_rows: OnRows | None = None) -> Converted:
-    """Write OUT/train and, where `split` gives one, OUT/test: both or none.
+@dataclass(frozen=True)
+class Table:
+    """`parts.Work`: the rows of CSV blocks. `by`, `shares`: which rows stand where; without `by` all in `name`."""
 
-    Raises DataError: a file is absent or not such a CSV; a column is missing (names the nearest) or its type changes;
-    a label is not 0 or 1 (names file and row); OUT/train or OUT/test exists; a split has no row.
+    source: Csv
+    layout: Layout
+    name: str
+    by: str | None
+    shares: Shares
+
+    def tally(self) -> Tally:
+        labels = (self.source.click, self.source.conversion)
+        return Tally(profile=Profile(labels, self.source.funnel) if self.name == TRAIN else None)
+
+    def rows(self, block: Block, tally: Tally) -> dict[str, pa.Table]:
+        table = _finish(table_of(block, self.layout), self.source, block)
+        tally.read += table.num_rows
+        parts = {self.name: table} if self.by is None else self.shares.split(table, entities(table.column(self.by)))
+        if tally.profile is not None:
+            tally.profile.add(parts[TRAIN])
+        if self.source.funnel:
+            click, conversion = (table.column(n).to_numpy() for n in (self.source.click, self.source.conversion))
+            note = f"rows have `{self.source.conversion}` without `{self.source.click}`; kept, data.violations decides"
+            tally.note(note, conversion > click, block)
+        return parts
+
+
+def convert(
+    source: Csv, split: Split, out: str | Path, jobs: int = 1, on_progress: OnProgress | None = None
+) -> Converted:
+    """Write OUT/train and, where `split` gives them, OUT/validation and OUT/test: all or none.
+
+    The datasets do not depend on `jobs`, the number of processes. Raises DataError: a file is absent or not such a CSV;
+    a column is missing (names the nearest) or its type changes; a label is not 0 or 1 (names file and line); a dataset
+    exists; a split has no row.
     """
-    out = Path(out)
-    types = column_types(source)
-    seen = Profile(labels=(source.click, source.conversion))
-    for folder in (out / "train", out / "test"):
-        if folder.exists():
-            raise DataError(f"{folder}: exists already; a dataset is never overwritten. Choose another OUT")
+    layout = layout_of(source)
     if split.by is not None:
-        _known(split.by, types, "--split-by", source.paths[0])
-
-    def rows(paths: Sequence[str], test: bool) -> Iterator[pa.Table]:
-        for path in paths:
-            for table in read(source, types, path):
-                if split.by is not None:
-                    table = table.filter(pa.array(_is_test(table.column(split.by), split.share) == test))
-                if not test:
-                    seen.add(table)
-                if on_rows is not None:
-                    on_rows(table.num_rows)
-                if table.num_rows:
-                    yield table
-
-    train = write_dataset(out / "train", rows(source.paths, test=False))
-    if not (test_paths := split.test_paths or (source.paths if split.by is not None else ())):
-        return Converted(train, None, seen)
-    try:
-        return Converted(train, write_dataset(out / "test", rows(test_paths, test=True)), seen)
-    except BaseException:
-        shutil.rmtree(out / "train")  # it is ours: it did not exist when we began
-        raise
+        _known(split.by, layout.types, "--split-by", source.paths[0])
+        if split.by in source.bags:
+            raise ConfigError(f"--split-by {split.by}: a --bag has many values a row; name a column of one value")
+    for path in (*source.paths, *split.test_paths):
+        _same_columns(path, source, layout)
+    train = segments(source.paths, header=not source.names)
+    test = segments(split.test_paths, first=len(train), header=not source.names)
+    names = dict.fromkeys((*split.shares.names, *([TEST] if test else [])))
+    with Conversion(out, tuple(names), jobs, on_progress) as conversion:
+        conversion.run(Table(source, layout, TRAIN, split.by, split.shares), train)
+        conversion.run(Table(source, layout, TEST, None, Shares()), test)
+        return Converted(conversion.publish(), conversion.tally)
 
 
-def column_types(source: Csv) -> dict[str, pa.DataType]:
+def layout_of(source: Csv) -> Layout:
     """The type of every column: int64, double or text, from the first block of the first file.
 
     Dates, times and booleans stay text: what they mean to a model is for the user to say.
     """
     path = source.paths[0]
-    with _open(source, path, {}) as reader:
-        names, inferred = reader.schema.names, reader.schema.types
+    names = list(source.names) or _header(path, source.delimiter)
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"{path}: the header names {', '.join(twice)} more than once")
+    inferred = _inferred(source, names)
     numeric = (pa.int64(), pa.float64())
     types = {name: kind if kind in numeric else pa.string() for name, kind in zip(names, inferred, strict=True)}
     for name in (source.click, source.conversion):
         _known(name, types, "the label", path)
         # Read as numbers, so that 2 or 0.5 is told as a bad label and not as a bad CSV.
         types[name] = pa.bool_() if pa.types.is_boolean(inferred[names.index(name)]) else pa.float64()
-    for name in source.ids:
-        _known(name, types, "--id", path)
-        types[name] = pa.string()
-    for name in source.bags:
-        _known(name, types, "--bag", path)
-        types[name] = pa.string()
-    return types
+    for option, columns in (("--id", source.ids), ("--bag", source.bags), ("the label", source.positive)):
+        for name in columns:
+            _known(name, types, option, path)
+            types[name] = pa.string()
+    return Layout(types, source.delimiter, NULLS, quoted=True, advice=ADVICE)
 
 
-def read(source: Csv, types: dict[str, pa.DataType], path: str) -> Iterator[pa.Table]:
-    """The blocks of one file, with labels checked (int8) and bags split (list<string>, empty for an empty text)."""
-    first_row = 1
-    with _open(source, path, types) as reader:
-        if (names := reader.schema.names) != list(types):
-            absent, extra = [n for n in types if n not in names], [n for n in names if n not in types]
-            detail = f"missing {absent}, extra {extra}" if absent or extra else "another order"
-            raise DataError(f"{path}: its columns differ from those of {source.paths[0]}: {detail}")
-        while True:
-            try:
-                table = pa.Table.from_batches([reader.read_next_batch()])
-            except StopIteration:
-                return
-            except pa.ArrowException as error:
-                raise _unreadable(path, error, list(types)) from None
-            for label in (source.click, source.conversion):
-                checked = _label(table.column(label), f"{path}: label `{label}`", first_row)
-                table = table.set_column(table.schema.get_field_index(label), label, checked)
-            for bag, separator in source.bags.items():
-                table = table.set_column(table.schema.get_field_index(bag), bag, _split(table.column(bag), separator))
-            first_row += table.num_rows
-            yield table
+def _inferred(source: Csv, names: list[str]) -> list[pa.DataType]:
+    """What Arrow takes the columns of the first file's first block for."""
+    path = source.paths[0]
+    text = Layout(dict.fromkeys(names, pa.string()), source.delimiter, NULLS, quoted=True)
+    block = next(blocks(Segment(path, 0, header=not source.names)), None)
+    if block is None or not table_of(block, text).num_rows:  # so that a line of another length is told as such
+        raise DataError(f"{path}: there are no rows in it")
+    table = pa.csv.read_csv(
+        pa.BufferReader(block.data),
+        read_options=pa.csv.ReadOptions(column_names=names, use_threads=False, block_size=len(block.data) + 1),
+        parse_options=pa.csv.ParseOptions(delimiter=source.delimiter),
+        convert_options=pa.csv.ConvertOptions(null_values=list(NULLS), strings_can_be_null=True),
+    )
+    return table.schema.types
 
 
-def _open(source: Csv, path: str, types: dict[str, pa.DataType]) -> pa.csv.CSVStreamingReader:
-    """A reader of one file; `types` empty: it infers them."""
-    try:
-        return pa.csv.open_csv(
-            path,
-            read_options=pa.csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),  # errors then name the row
-            parse_options=pa.csv.ParseOptions(delimiter=source.delimiter),
-            convert_options=pa.csv.ConvertOptions(column_types=types, null_values=NULLS, strings_can_be_null=True),
-        )
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file") from None
-    except (pa.ArrowException, OSError) as error:
-        raise _unreadable(path, error, list(types)) from None
+def _header(path: str, delimiter: str) -> list[str]:
+    """The names in the first line."""
+    line = first_line(path).encode() + b"\n"
+    parse = pa.csv.ParseOptions(delimiter=delimiter)
+    return pa.csv.read_csv(pa.BufferReader(line), parse_options=parse).schema.names
 
 
-def _unreadable(path: str, error: Exception, names: list[str]) -> DataError:
-    """Arrow's message with the column's name instead of its number, and what to do."""
-    text = str(error).splitlines()[0]
-    if (match := re.search(r"CSV column #(\d+)", text)) and int(match[1]) < len(names):
-        name = names[int(match[1])]
-        text = text.replace(match[0], f"column `{name}`")
-        return DataError(f"{path}: {text}. Its type was taken from the first rows; `--id {name}` reads it as text")
-    return DataError(f"{path}: {text}")
+def _same_columns(path: str, source: Csv, layout: Layout) -> None:
+    if source.names or (names := _header(path, source.delimiter)) == list(layout.types):
+        return
+    absent, extra = [n for n in layout.types if n not in names], [n for n in names if n not in layout.types]
+    detail = f"missing {absent}, extra {extra}" if absent or extra else "another order"
+    raise DataError(f"{path}: its columns differ from those of {source.paths[0]}: {detail}")
 
 
-def _label(values: pa.ChunkedArray, what: str, first_row: int) -> pa.Array:
-    """0/1 as int8; DataError for anything else, with the number of its row."""
-    numbers = values.cast(pa.float64()).fill_null(-1).to_numpy()
-    bad = (numbers != 0) & (numbers != 1)
-    if bad.any():
-        row = int(np.argmax(bad))
-        value = values[row].as_py()
-        told = "empty" if value is None else value
-        raise DataError(f"{what}: {told} in row {first_row + row}, not 0 or 1 (row 1 follows the header)")
-    return pa.array(numbers.astype(np.int8))
+def _finish(table: pa.Table, source: Csv, block: Block) -> pa.Table:
+    """Labels checked (int8), bags split (list<string>; nothing between two separators is no id)."""
+    for label in (source.click, source.conversion):
+        place = table.schema.get_field_index(label)
+        if (text := source.positive.get(label)) is not None:
+            is_text = pc.equal(pc.utf8_trim_whitespace(table.column(label)), text)
+            table = table.set_column(place, label, is_text.cast(pa.int8()))  # null stays null, and is refused below
+        table = table.set_column(place, label, pa.array(binary(table, label, block, "label")))
+    for bag, separator in source.bags.items():
+        table = table.set_column(table.schema.get_field_index(bag), bag, _split(table.column(bag), separator))
+    return table
 
 
 def _split(texts: pa.ChunkedArray, separator: str) -> pa.Array:
-    text = pc.fill_null(texts, "").combine_chunks()
-    return pc.if_else(pc.equal(text, ""), pa.scalar([], pa.list_(pa.string())), pc.split_pattern(text, separator))
-
-
-def _is_test(values: pa.ChunkedArray, share: float) -> np.ndarray:
-    """Which rows are test rows: by the hash of the value, so that equal values stay together. Nulls are one value."""
-    array = values.combine_chunks()
-    hashes = np.where(array.is_null().to_numpy(zero_copy_only=False), np.uint64(0), hash_column(array))
-    return draws.uniform(mix(hashes ^ np.uint64(key("split")))) < share
+    parts = pc.split_pattern(pc.fill_null(texts, "").combine_chunks(), separator)
+    values, lengths = parts.flatten(), pc.list_value_length(parts).to_numpy()
+    there = pc.not_equal(values, "").to_numpy(zero_copy_only=False)
+    before = np.append(0, np.cumsum(there))  # ids among the first so many parts
+    offsets = before[np.append(0, np.cumsum(lengths))].astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), values.filter(pa.array(there)))
 
 
 def _known(name: str, types: dict[str, pa.DataType], what: str, path: str) -> None:

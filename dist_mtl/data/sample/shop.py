@@ -21,16 +21,17 @@ import numpy as np
 from dist_mtl.config import SampleLogs
 from dist_mtl.data import draws
 from dist_mtl.data.hashing import random_bits
+from dist_mtl.data.sample import timeline
 from dist_mtl.errors import ConfigError
 
 SHARD_ROWS = 65_536
-CATEGORIES, BRANDS, TASTES, DEVICES, HOURS, POSITIONS, WEEKDAYS = 24, 400, 6, 4, 24, 10, 7
+CATEGORIES, BRANDS, TASTES, DEVICES, POSITIONS, WEEKDAYS = 24, 400, 6, 4, 10, 7
 # Correlation of the click's and the purchase's logit, one a user segment: what an instance-wise relatedness is to find.
 RHO = np.array([-0.3, 0.0, 0.3, 0.5, 0.7, 0.9])
 ACCIDENT_BY_DEVICE = np.array([1.3, 1.0, 0.7, 0.4])
 CLICK_SCALE, PURCHASE_SCALE = 1.6, 1.2  # logits per unit: the ceilings are then about 0.78, 0.83 (CVR), 0.92 (CTCVR)
 MEAN_LOG_PRICE = 3.0  # e^3 = 20
-FIRST_SECOND = 1_735_689_600  # 2025-01-01 UTC
+STREAM = "stream"  # the split of logs in the order of time, where a row's number tells its time
 DAYS = {"train": range(21), "test": range(21, 28), "calibration": range(21)}
 
 Words = Callable[[str], np.ndarray]  # name of a draw -> one word a row
@@ -111,16 +112,20 @@ def impressions(spec: SampleLogs, world: World, split: str, index: int) -> Impre
     def words(name: str) -> np.ndarray:
         return random_bits(SHARD_ROWS, spec.seed, split, index, name)
 
+    if split == STREAM:
+        when = timeline.moments(index * SHARD_ROWS, SHARD_ROWS, spec.rows_per_day)
+    else:
+        when = _moments(words("time"), DAYS[split])
     user = draws.scatter(draws.active(draws.uniform(words("user")), spec.num_users), spec.num_users, spec.seed, "users")
+    user = timeline.alive(user, spec.num_users, when.days, spec.new_ids_per_day, spec.seed, "users")
     of_user = _latent(spec.seed, user)
     taste = draws.below(of_user("taste"), TASTES)
     segment = draws.below(of_user("segment"), len(RHO))
     age = np.clip(np.rint(36 + 12 * draws.normal(of_user("age"))), 16, 80).astype(np.int32)
     device = (draws.uniform(words("device")) ** 1.5 * DEVICES).astype(np.int32)
-    day, hour, second = _time(words("time"), DAYS[split])
     position = draws.below(words("position"), POSITIONS)
 
-    item, category, quality = _shown(spec, world, words, taste)
+    item, category, quality = _shown(spec, world, words, taste, when)
     of_item = _latent(spec.seed, item)
     brand = (draws.uniform(of_item("brand")) ** 2 * BRANDS).astype(np.int32)
     level = draws.normal(_latent(spec.seed, np.arange(CATEGORIES))("price"))[category]
@@ -137,10 +142,10 @@ def impressions(spec: SampleLogs, world: World, split: str, index: int) -> Impre
         "category": category,
         "brand": brand,
         "position": position,
-        "day": day,
-        "weekday": day % WEEKDAYS,
-        "hour": hour,
-        "time": FIRST_SECOND + day.astype(np.int64) * 86_400 + hour * 3600 + second,
+        "day": when.day,
+        "weekday": when.day % WEEKDAYS,
+        "hour": when.second // np.int32(timeline.HOUR),
+        "time": when.time,
         "price": np.exp(MEAN_LOG_PRICE + log_price).astype(np.float32),
         "discount": discount.astype(np.float32),
         "rating": (3.8 + 0.5 * rating).astype(np.float32),
@@ -213,7 +218,7 @@ def _logits(
     category, segment, device, hour = rows["category"], rows["segment"], rows["device"], rows["hour"]
     of_user, of_item = _latent(seed, rows["user_id"]), _latent(seed, rows["item_id"])
     appeal = draws.normal(_latent(seed, np.arange(BRANDS))("brand appeal"))
-    clock = np.arange(HOURS) * (2 * np.pi / HOURS)
+    clock = np.arange(timeline.HOURS) * (2 * np.pi / timeline.HOURS)
     log_price = np.log(rows["price"]) - MEAN_LOG_PRICE
     offer = (rows["discount"] - 0.125) / 0.161
     interest = (
@@ -248,17 +253,17 @@ def _latent(seed: int, ids: np.ndarray) -> Words:
     return lambda name: draws.words_of(ids, seed, name)
 
 
-def _time(words: np.ndarray, days: range) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(day, hour, second of the hour) from one word a row; most traffic is at 20 h, the least at 8 h."""
-    traffic = np.cumsum(1.2 + np.cos((np.arange(HOURS) - 20) * (2 * np.pi / HOURS)))
-    hours = np.searchsorted(traffic / traffic[-1], (np.arange(4096) + 0.5) / 4096).astype(np.int32)
+def _moments(words: np.ndarray, days: range) -> timeline.Moments:
+    """In no order, from one word a row."""
+    hours = np.searchsorted(timeline.traffic(), (np.arange(4096) + 0.5) / 4096).astype(np.int32)
     day = draws.below(words, len(days)) + np.int32(days.start)
     low = words << np.uint64(32)
-    return day, hours[(low >> np.uint64(52)).astype(np.int32)], draws.below(low << np.uint64(12), 3600)
+    second = draws.below(low << np.uint64(12), timeline.HOUR)
+    return timeline.Moments(day, hours[(low >> np.uint64(52)).astype(np.int32)] * np.int32(timeline.HOUR) + second)
 
 
 def _shown(
-    spec: SampleLogs, world: World, words: Words, taste: np.ndarray
+    spec: SampleLogs, world: World, words: Words, taste: np.ndarray, when: timeline.Moments
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(item, category, quality) of the one of two candidates that the policy scores higher.
 
@@ -268,6 +273,7 @@ def _shown(
     def candidate(name: str) -> tuple[np.ndarray, ...]:
         rank = draws.popular(draws.uniform(words(name)), spec.num_items)
         item = draws.scatter(rank, spec.num_items, spec.seed, "items")
+        item = timeline.alive(item, spec.num_items, when.days, spec.new_ids_per_day, spec.seed, "items")
         of_item = _latent(spec.seed, item)
         category = (draws.uniform(of_item("category")) ** 1.5 * CATEGORIES).astype(np.int32)
         quality = draws.normal(of_item("quality"))

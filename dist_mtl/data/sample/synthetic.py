@@ -1,6 +1,6 @@
 """Sample logs whose labels were drawn from known probabilities: the best reachable AUC, the *ceiling*, is known.
 
-Two kinds: `SampleLogs`, a shop that behaves like measured logs (`data/shop.py`), and `BenchmarkLogs`, many large id
+Two kinds: `SampleLogs`, a shop that behaves like measured logs (`shop.py`), and `BenchmarkLogs`, many large id
 columns for speed tests. Both are made in shards of SHARD_ROWS rows. A shard is a pure function of (spec, split, shard
 index): any process may make any shard, and row i does not depend on how many rows are made. All randomness is
 `hashing.mix`: numpy's own generators may change between releases, and a seed must name one dataset on every machine.
@@ -9,53 +9,55 @@ Ids are exact; a price or a true probability may differ in its last bit where a 
 
 import json
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
 
-from dist_mtl.config import Population, SampleLogs, Section, Seed
-from dist_mtl.data import draws, manifest, shop
+from dist_mtl.config import LogStream, SampleLogs
+from dist_mtl.data import draws
+from dist_mtl.data.files import manifest
+from dist_mtl.data.files.writer import write_dataset
 from dist_mtl.data.hashing import random_bits
-from dist_mtl.data.shop import SHARD_ROWS, sigmoid, solve
-from dist_mtl.data.writer import write_dataset
+from dist_mtl.data.sample import shop, timeline, wide
+from dist_mtl.data.sample.shop import SHARD_ROWS
+from dist_mtl.data.sample.wide import BenchmarkLogs
 from dist_mtl.errors import DataError
 
 SPEC = "sample.json"  # beside the manifest of sample logs
 Split = Literal["train", "test"]
 OnRows = Callable[[int], None]  # told how many rows came last
-
-
-class BenchmarkLogs(Section):
-    """Id columns c0, c1, ... of `rows_per_table` ids each and dense columns d0, d1, ..., all independent."""
-
-    ids: Annotated[int, Field(ge=1, le=10_000)] = 26
-    rows_per_table: Population = 1_000_000
-    dense: Annotated[int, Field(ge=0, le=10_000)] = 13
-    seed: Seed = 7
-    ctr: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    cvr: Annotated[float, Field(gt=0, lt=1)] = 0.10
+# A shard before its labels: columns, P(click), P(click and conversion), what the delay of a conversion depends on.
+Shard = tuple[dict[str, pa.Array], np.ndarray, np.ndarray, np.ndarray]
 
 
 def generate(spec: SampleLogs | BenchmarkLogs, num_rows: int, split: Split, first_row: int = 0) -> Iterator[pa.Table]:
     """Rows [first_row, first_row + num_rows) of a split, in tables of up to SHARD_ROWS rows.
 
     Besides the features: click, conversion (int8; a conversion has a click), and as float32 true_ctr = P(click),
-    true_cvr = P(conversion | click), true_ctcvr = P(both).
+    true_cvr = P(conversion | click), true_ctcvr = P(both). With `rows_per_day` both splits are one stream, and the
+    caller begins the test rows behind the train rows.
     """
     stop = first_row + num_rows
     for index in range(first_row // SHARD_ROWS, -(-stop // SHARD_ROWS)):
         start = index * SHARD_ROWS
         first, last = max(first_row - start, 0), min(stop - start, SHARD_ROWS)
-        table = _shop_shard(spec, split, index) if isinstance(spec, SampleLogs) else _wide_shard(spec, split, index)
-        yield table.slice(first, last - first)
+        yield _shard(spec, split, index).slice(first, last - first)
+
+
+def first_row(spec: LogStream, split: Split, train_rows: int) -> int:
+    """Where a split begins: in a stream the test rows are those after the train rows."""
+    return train_rows if split == "test" and spec.rows_per_day else 0
 
 
 def write_logs(
-    spec: SampleLogs | BenchmarkLogs, folder: str | Path, num_rows: int, split: Split, on_rows: OnRows | None = None
+    spec: SampleLogs | BenchmarkLogs,
+    folder: str | Path,
+    num_rows: int,
+    split: Split,
+    on_rows: OnRows | None = None,
+    first_row: int = 0,
 ) -> manifest.Manifest:
     """Write a split as a dataset with its ceiling {"ctr", "cvr", "ctcvr"} in the manifest.
 
@@ -64,7 +66,7 @@ def write_logs(
     counted = Ceiling()
 
     def tables() -> Iterator[pa.Table]:
-        for table in generate(spec, num_rows, split):
+        for table in generate(spec, num_rows, split, first_row):
             counted.add(table)
             yield table
             if on_rows is not None:
@@ -92,7 +94,7 @@ def write_sample(spec: SampleLogs, train_dir: str | Path, test_dir: str | Path |
             _check_spec(Path(folder) / SPEC, spec, split)
             continue
         try:
-            write_logs(spec, folder, rows, split)
+            write_logs(spec, folder, rows, split, first_row=first_row(spec, split, spec.train_rows))
             (Path(folder) / SPEC).write_text(json.dumps(_told(spec, split), indent=1) + "\n")
         except (DataError, OSError):
             # Published by another process meanwhile (then it holds the same rows), or a real error.
@@ -102,8 +104,8 @@ def write_sample(spec: SampleLogs, train_dir: str | Path, test_dir: str | Path |
 
 def _told(spec: SampleLogs, split: Split) -> dict[str, Any]:
     """What decides a split's rows."""
-    other = "test_rows" if split == "train" else "train_rows"
-    return spec.model_dump(mode="json", exclude={other})
+    others = {"test_rows"} if split == "train" else set() if spec.rows_per_day else {"train_rows"}
+    return spec.model_dump(mode="json", exclude=others)
 
 
 def _check_spec(path: Path, spec: SampleLogs, split: Split) -> None:
@@ -111,8 +113,10 @@ def _check_spec(path: Path, spec: SampleLogs, split: Split) -> None:
     if not path.exists():
         return
     try:
-        made, asked = json.loads(path.read_text()), _told(spec, split)
-    except (OSError, ValueError) as error:
+        # A key that did not exist when the rows were made had its default's meaning.
+        defaults = {name: field.default for name, field in type(spec).model_fields.items()}
+        made, asked = defaults | json.loads(path.read_text()), _told(spec, split)
+    except (OSError, ValueError, TypeError) as error:
         raise DataError(f"{path}: not the spec of sample logs: {error}; remove the folder, it is made again") from None
     changed = [f"{key}: {made.get(key)} -> {asked.get(key)}" for key in asked if made.get(key) != asked.get(key)]
     if changed:
@@ -122,18 +126,19 @@ def _check_spec(path: Path, spec: SampleLogs, split: Split) -> None:
 
 
 class Ceiling:
-    """The AUC of the true probabilities against the labels, streaming, in 25 MB whatever the number of rows.
+    """The AUC of the true probabilities against the labels, streaming, in 50 MB whatever the number of rows.
 
     Scores are compared by the upper 22 bits of their float32 pattern, which for positive floats is ordered as they are:
     scores within 1 part in 8192 count as ties. That moves an AUC by less than 1e-5 (tested against an exact one).
     """
 
     TASKS = {"ctr": "click", "cvr": "conversion", "ctcvr": "conversion"}
+    COLUMNS = ("click", "conversion", *(f"true_{task}" for task in TASKS))
     SHIFT = 10
     BINS = (0x3F800000 >> SHIFT) + 1  # 0x3F800000 is 1.0
 
     def __init__(self) -> None:
-        self._counts = {task: np.zeros((2, self.BINS), np.int32) for task in self.TASKS}
+        self._counts = {task: np.zeros((2, self.BINS), np.int64) for task in self.TASKS}
 
     def add(self, table: pa.Table) -> None:
         """Count the rows of a table that has the labels and the true probabilities."""
@@ -144,6 +149,11 @@ class Ceiling:
             if task == "cvr":
                 labels, bins = labels[clicks], bins[clicks]
             np.add.at(self._counts[task], (labels, bins), 1)
+
+    def merge(self, other: "Ceiling") -> None:
+        """Count the rows that another one has counted."""
+        for task, counts in other._counts.items():
+            self._counts[task] += counts
 
     def auc(self) -> dict[str, float]:
         """The ceiling of each task on its own space: CVR on clicks, the others on all rows."""
@@ -158,57 +168,56 @@ class Ceiling:
         return result
 
 
-def _shop_shard(spec: SampleLogs, split: Split, index: int) -> pa.Table:
+def _shard(spec: SampleLogs | BenchmarkLogs, split: Split, index: int) -> pa.Table:
+    source = shop.STREAM if spec.rows_per_day else split  # one stream: its test rows are those after its train rows
+    if isinstance(spec, BenchmarkLogs):
+        columns, ctr, ctcvr, campaign = _wide(spec, source, index)
+    else:
+        columns, ctr, ctcvr, campaign = _shop(spec, split, source, index)
+    labels = _labels(ctr, ctcvr, spec.seed, source, index)
+    if spec.delayed:
+        labels |= _late(spec, labels["conversion"], campaign, columns["time"], source, index)
+    return pa.table(columns | labels)
+
+
+def _shop(spec: SampleLogs, split: Split, source: str, index: int) -> Shard:
     world = shop.world(spec)
-    rows = shop.impressions(spec, world, split, index)
+    rows = shop.impressions(spec, world, source, index)
     columns: dict[str, pa.Array] = {name: pa.array(values) for name, values in rows.features.items()}
     columns["rating"] = pa.array(rows.features["rating"], mask=rows.missing)
     offsets, past = rows.history
     columns["history"] = pa.ListArray.from_arrays(offsets, past.astype(np.int64))
     columns["rho"] = pa.array(rows.rho.astype(np.float32))
     ctr, ctcvr = shop.probabilities(spec, world, rows, accidents=split == "train" or spec.accidents_in_test)
-    return pa.table(columns | _labels(ctr, ctcvr, spec.seed, split, index))
+    return columns, ctr, ctcvr, rows.features["category"]
 
 
-def _labels(ctr: np.ndarray, ctcvr: np.ndarray, seed: int, split: str, index: int) -> dict[str, pa.Array]:
+def _wide(spec: BenchmarkLogs, source: str, index: int) -> Shard:
+    rows = wide.impressions(spec, source, index)
+    columns: dict[str, pa.Array] = {name: pa.array(values) for name, values in rows.columns.items()}
+    columns |= {name: pa.ListArray.from_arrays(offsets, ids) for name, (offsets, ids) in rows.histories.items()}
+    return columns, *wide.probabilities(spec, rows), rows.columns["c0"]
+
+
+def _labels(ctr: np.ndarray, ctcvr: np.ndarray, seed: int, source: str, index: int) -> dict[str, pa.Array]:
     """The labels drawn from these probabilities, and the probabilities."""
     cvr = ctcvr / ctr
-    click = draws.uniform(random_bits(SHARD_ROWS, seed, split, index, "click")) < ctr
-    conversion = click & (draws.uniform(random_bits(SHARD_ROWS, seed, split, index, "conversion")) < cvr)
+    click = draws.uniform(random_bits(SHARD_ROWS, seed, source, index, "click")) < ctr
+    conversion = click & (draws.uniform(random_bits(SHARD_ROWS, seed, source, index, "conversion")) < cvr)
     columns = {"click": click.astype(np.int8), "conversion": conversion.astype(np.int8)}
     columns |= {f"true_{k}": p.astype(np.float32) for k, p in (("ctr", ctr), ("cvr", cvr), ("ctcvr", ctcvr))}
     return {name: pa.array(values) for name, values in columns.items()}
 
 
-def _wide_shard(spec: BenchmarkLogs, split: Split, index: int) -> pa.Table:
-    columns, click, purchase = _wide_rows(spec, split, index)
-    click_bias, purchase_bias = _wide_biases(spec)
-    ctr = sigmoid(click_bias + click)
-    labels = _labels(ctr, ctr * sigmoid(purchase_bias + purchase), spec.seed, split, index)
-    return pa.table({name: pa.array(values) for name, values in columns.items()} | labels)
-
-
-def _wide_rows(spec: BenchmarkLogs, split: str, index: int) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    """(columns, click logit, purchase logit): the first three ids and four dense columns decide the labels."""
-    columns: dict[str, np.ndarray] = {}
-    for k in range(spec.ids):
-        u = draws.uniform(random_bits(SHARD_ROWS, spec.seed, split, index, f"c{k}"))
-        columns[f"c{k}"] = draws.scatter(draws.popular(u, spec.rows_per_table), spec.rows_per_table, spec.seed, k)
-    for k in range(spec.dense):
-        columns[f"d{k}"] = draws.normal(random_bits(SHARD_ROWS, spec.seed, split, index, f"d{k}")).astype(np.float32)
-    click, purchase = np.zeros(SHARD_ROWS), np.zeros(SHARD_ROWS)
-    for k in range(min(3, spec.ids)):
-        click += 0.5 * draws.normal(draws.words_of(columns[f"c{k}"], spec.seed, k, "click"))
-        purchase += 0.3 * draws.normal(draws.words_of(columns[f"c{k}"], spec.seed, k, "purchase"))
-    for k in range(min(4, spec.dense)):
-        click += (0.5, 0.5, 0.3, 0.0)[k] * columns[f"d{k}"]
-        purchase += (0.5, 0.0, 0.5, 0.7)[k] * columns[f"d{k}"]
-    return columns, click, purchase
-
-
-@lru_cache(maxsize=4)
-def _wide_biases(spec: BenchmarkLogs) -> tuple[float, float]:
-    _, click, purchase = _wide_rows(spec, "calibration", 0)
-    click_bias = solve(lambda b: float(sigmoid(b + click).mean()), spec.ctr)
-    ctr = sigmoid(click_bias + click)
-    return click_bias, solve(lambda b: float((ctr * sigmoid(b + purchase)).mean()), spec.ctr * spec.cvr)
+def _late(
+    spec: LogStream, conversion: pa.Array, campaign: np.ndarray, time: pa.Array, source: str, index: int
+) -> dict[str, pa.Array]:
+    """When each conversion comes (seconds since 1970; null: none), and which of them are seen before the cut-off."""
+    converted = conversion.to_numpy() == 1
+    came = time.to_numpy().copy()
+    came[converted] += timeline.delays(campaign[converted], spec.seed, source, index)
+    columns = {"conversion_time": pa.array(came, mask=~converted)}
+    if spec.cutoff_day is not None:
+        seen = converted & (came < timeline.FIRST_SECOND + spec.cutoff_day * timeline.DAY)
+        columns["conversion_seen"] = pa.array(seen.astype(np.int8))
+    return columns

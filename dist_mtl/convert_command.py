@@ -1,0 +1,220 @@
+"""The verbs of `launch/convert.py`: their options, and the converters behind them with a progress bar."""
+
+import argparse
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from dist_mtl.cli import Parser, count
+from dist_mtl.data.convert import aliccp, aliexpress, criteo, movielens, tabular
+from dist_mtl.data.convert.lines import bytes_of
+from dist_mtl.data.convert.parts import OnProgress
+from dist_mtl.data.convert.tally import Tally
+from dist_mtl.data.files.manifest import Manifest
+from dist_mtl.data.workers import cores
+from dist_mtl.errors import ConfigError
+
+
+def convert(arguments: argparse.Namespace) -> None:
+    """Do what the arguments of a verb of this file ask for, and tell it on stdout."""
+    match arguments.source:
+        case "movielens":
+            convert_movielens(arguments)
+        case "aliexpress":
+            convert_aliexpress(arguments)
+        case "aliccp":
+            convert_aliccp(arguments)
+        case "criteo":
+            convert_criteo(arguments)
+        case "csv":
+            convert_csv(arguments)
+
+
+def add_public(sources: "argparse._SubParsersAction[Parser]") -> None:
+    """The verbs for public data."""
+    films = sources.add_parser("movielens", help="MovieLens-100K")
+    films.add_argument("src", help="folder with the derived csv.gz, or with ml-100k.inter, .item and .user")
+    films.add_argument("out", help="folder to make")
+    films.add_argument("--seed", type=int, default=7, help="of the non-clicks: which are sampled, which are kept")
+    films.add_argument("--kept", type=float, default=1.0, help="share of the non-clicks that stays in train and fit")
+    films.add_argument("--validation", action="store_true", help="also OUT/fit and OUT/validation, of OUT/train's rows")
+
+    search = sources.add_parser("aliexpress", help="AliExpress searching system, one country")
+    search.add_argument("src", help="folder with CC_user_train.csv ..., plain or zipped, or train.csv and test.csv")
+    add_out(search)
+    search.add_argument("--country", metavar="CC", help="nl, es, fr, us or ru, where SRC holds several")
+    add_validation(search, "pages (search_id)")
+
+    ccp = sources.add_parser("aliccp", help="Ali-CCP, Alibaba click and conversion prediction")
+    ccp.add_argument("src", help="folder with sample_skeleton_train.csv, common_features_train.csv ... somewhere in it")
+    add_out(ccp)
+    add_validation(ccp, "users (field 101)")
+    ccp.add_argument("--drop-violations", action="store_true", help="leave out rows that convert without a click")
+    ccp.add_argument("--many", action="append", default=[], metavar="FIELD", help="a further field of many values")
+    ccp.add_argument("--weighted", action="append", default=[], metavar="FIELD", help="a further field with a weight")
+
+    ads = sources.add_parser("criteo", help="Criteo attribution modelling for bidding")
+    ads.add_argument("src", help="criteo_attribution_dataset.tsv.gz, or unpacked")
+    add_out(ads)
+    days = criteo.Days()
+    ads.add_argument("--test-from", type=int, default=days.test_from, metavar="DAY", help="(default %(default)s of 30)")
+    ads.add_argument("--validation-days", type=int, default=days.validation, metavar="N", help="days before them")
+
+
+def add_csv(sources: "argparse._SubParsersAction[Parser]") -> None:
+    """The verb for anyone's data."""
+    table = sources.add_parser("csv", help="CSV files with a click and a conversion column (also .gz, .bz2, .zip)")
+    table.add_argument("src", nargs="+")
+    add_out(table)
+    table.add_argument("--click", required=True, metavar="COL[=TEXT]", help="0/1, or 1 where the column holds TEXT")
+    table.add_argument("--conversion", required=True, metavar="COL[=TEXT]")
+    table.add_argument("--no-funnel", action="store_true", help="a conversion does not imply a click")
+    table.add_argument("--delimiter", default=",", help="one character, or 'tab'")
+    table.add_argument("--names", nargs="+", default=[], metavar="COL", help="the columns of files without a header")
+    table.add_argument("--bag", action="append", default=[], metavar="COL:SEP", help="a list of ids, separated by SEP")
+    table.add_argument("--id", action="append", default=[], metavar="COL", help="read this column as text, as an id")
+    table.add_argument("--split-by", metavar="COL", help="rows of one value (a user, a page) stay together")
+    table.add_argument("--test", action="append", default=[], metavar="FILE", help="files with the test rows")
+    table.add_argument("--test-share", type=float, help="share of the values of --split-by (default 0.2)")
+    add_validation(table, "values of --split-by")
+
+
+def add_out(verb: Parser) -> None:
+    """OUT and --jobs."""
+    verb.add_argument("out", help="folder to make; its datasets must not exist yet")
+    verb.add_argument("--jobs", type=count, default=cores(), help="processes (default: one a core, %(default)s)")
+
+
+def add_validation(verb: Parser, what: str) -> None:
+    """--validation."""
+    verb.add_argument(
+        "--validation", type=float, default=0.0, metavar="SHARE", help=f"of train's {what}, into OUT/validation"
+    )
+
+
+def convert_movielens(arguments: argparse.Namespace) -> None:
+    """The `movielens` verb."""
+    made = movielens.convert(arguments.src, arguments.out, arguments.seed, arguments.validation, arguments.kept)
+    tell_all(arguments.out, made)
+
+
+def convert_aliexpress(arguments: argparse.Namespace) -> None:
+    """The `aliexpress` verb."""
+    source = aliexpress.find(arguments.src, arguments.country)
+    with progress(source.paths) as on_progress:
+        made, tally = aliexpress.convert(source, arguments.out, arguments.validation, arguments.jobs, on_progress)
+    tell_all(arguments.out, made, tally)
+
+
+def convert_aliccp(arguments: argparse.Namespace) -> None:
+    """The `aliccp` verb."""
+    source = aliccp.find(arguments.src)
+    schema = aliccp.Schema((*aliccp.MANY, *arguments.many), (*aliccp.WEIGHTED, *arguments.weighted))
+    with progress(source.paths) as on_progress:
+        made, tally = aliccp.convert(
+            source, arguments.out, arguments.validation, arguments.drop_violations, schema, arguments.jobs, on_progress
+        )
+    tell_all(arguments.out, made, tally)
+
+
+def convert_criteo(arguments: argparse.Namespace) -> None:
+    """The `criteo` verb."""
+    days = criteo.Days(arguments.test_from, arguments.validation_days)
+    with progress([arguments.src]) as on_progress:
+        made, tally = criteo.convert(arguments.src, arguments.out, days, arguments.jobs, on_progress)
+    tell_all(arguments.out, made, tally)
+
+
+def convert_csv(arguments: argparse.Namespace) -> None:
+    """The `csv` verb: convert, then print a configuration to start from."""
+    source, split = csv_of(arguments), split_of(arguments)
+    with progress([*source.paths, *split.test_paths]) as on_progress:
+        made = tabular.convert(source, split, arguments.out, arguments.jobs, on_progress)
+    tell_all(arguments.out, made.datasets, made.tally)
+    print()
+    folders = {name: str(Path(arguments.out) / name) for name in made.datasets}
+    print(made.profile.config(folders["train"], folders.get("test"), folders.get("validation")))
+
+
+def csv_of(arguments: argparse.Namespace) -> tabular.Csv:
+    """What the options say of the files. Raises ConfigError."""
+    bags = dict(bag.partition(":")[::2] for bag in arguments.bag)
+    if len(bags) < len(arguments.bag):
+        raise ConfigError(f"--bag: one of {', '.join(arguments.bag)} stands there twice; a column has one separator")
+    if lone := [column for column, separator in bags.items() if not separator]:
+        raise ConfigError(f"--bag {lone[0]}: write the separator after a colon, e.g. --bag '{lone[0]}:|'")
+    delimiter = "\t" if arguments.delimiter in ("tab", "\\t") else arguments.delimiter
+    if len(delimiter) != 1:
+        raise ConfigError(f"--delimiter {arguments.delimiter!r}: one character, or 'tab'")
+    (click, click_text), (conversion, conversion_text) = (
+        (column, text if equals else None)
+        for column, equals, text in (option.partition("=") for option in (arguments.click, arguments.conversion))
+    )
+    positive = {name: text for name, text in ((click, click_text), (conversion, conversion_text)) if text is not None}
+    return tabular.Csv(
+        tuple(arguments.src),
+        click,
+        conversion,
+        delimiter,
+        tuple(arguments.id),
+        bags,
+        tuple(arguments.names),
+        positive,
+        not arguments.no_funnel,
+    )
+
+
+def split_of(arguments: argparse.Namespace) -> tabular.Split:
+    """Where the test and validation rows come from. Raises ConfigError."""
+    share, by = arguments.test_share, arguments.split_by
+    for option, value in (("--test-share", share), ("--validation", arguments.validation or None)):
+        if value is not None and by is None:
+            raise ConfigError(f"{option} {value}: name the column whose values are shared out, --split-by COL")
+        if value is not None and not 0 < value < 1:
+            raise ConfigError(f"{option} {value}: a share between 0 and 1")
+    if arguments.test and share is not None:
+        raise ConfigError("--test-share: the test rows are those of --test; remove one of the two")
+    if arguments.test and by is not None and not arguments.validation:
+        raise ConfigError("--split-by: the test rows are those of --test; add --validation SHARE, or remove it")
+    rest = {} if share is None else {"share": share}
+    return tabular.Split(tuple(arguments.test), by, validation=arguments.validation, **rest)
+
+
+@contextmanager
+def progress(paths: Sequence[str | Path]) -> Iterator[OnProgress]:
+    """A bar on stderr while `paths` are read: the share of their bytes, rows and rates."""
+    columns = (
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[told]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    start = time.monotonic()
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        bar = bars.add_task("", total=bytes_of(paths), told="")
+
+        def on_progress(num_bytes: int, rows: int) -> None:
+            seconds = max(time.monotonic() - start, 1e-3)
+            told = f"{rows:,} rows, {rows / seconds:,.0f} rows/s, {num_bytes / seconds / 1e6:,.0f} MB/s"
+            bars.update(bar, completed=num_bytes, told=told)
+
+        yield on_progress
+
+
+def tell_all(out: str, made: dict[str, Manifest], tally: Tally | None = None) -> None:
+    """A line about each dataset, and lines about what became of the rows, on stdout."""
+    for name, listed in made.items():
+        tell(Path(out) / name, listed)
+    if tally is not None:
+        print("\n".join(tally.told()))
+
+
+def tell(folder: str | Path, listed: Manifest) -> None:
+    """One line about a dataset, on stdout."""
+    print(f"{folder}: {listed.num_rows:,} rows in {len(listed.files)} file(s), digest {listed.digest[:16]}")

@@ -1,0 +1,65 @@
+"""Numeric columns: dense features and buckets."""
+
+import numpy as np
+import pyarrow as pa
+
+from dist_mtl.config import DenseFeature
+from dist_mtl.data.features.refusal import Where, refuse
+
+
+def is_number(kind: pa.DataType) -> bool:
+    """Integers, floats, decimals; booleans are 0 and 1."""
+    kinds = pa.types
+    return kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_decimal(kind) or kinds.is_boolean(kind)
+
+
+def numbers_of(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """A numeric column as float64, a null as NaN."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+
+
+def complete(column: pa.ChunkedArray, name: str, where: Where) -> np.ndarray:
+    """The same of a column that may hold neither null nor NaN. Raises DataError."""
+    if column.null_count:
+        refuse(column.combine_chunks().is_null().to_numpy(zero_copy_only=False), where, f"`{name}` is null")
+    numbers = numbers_of(column)
+    refuse(np.isnan(numbers), where, f"`{name}` is NaN")
+    return numbers
+
+
+def buckets_of(numbers: np.ndarray, edges: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """(buckets int64, missing bool): bucket k holds edges[k-1] <= x < edges[k]; NaN has none."""
+    return np.searchsorted(np.asarray(edges), numbers, side="right"), np.isnan(numbers)
+
+
+def dense_of(numbers: np.ndarray, name: str, feature: DenseFeature, where: Where) -> tuple[np.ndarray, np.ndarray]:
+    """(what the network sees float32, missing bool) of a column's numbers; see `DenseFeature`.
+
+    Raises DataError: a null or NaN under null = "reject", an infinity, or more than float32 holds.
+    """
+    missing = np.isnan(numbers)
+    if feature.null == "reject":
+        refuse(missing, where, f"features.{name} is null or NaN, and null = 'reject'")
+    shift, width = _shift_and_width(feature)
+    with np.errstate(over="ignore"):
+        scaled = (squeezed(numbers, feature) - shift) / width
+        values = (np.where(missing, feature.fill, scaled) if missing.any() else scaled).astype(np.float32)
+    refuse(~np.isfinite(values), where, f"features.{name} is infinite or beyond the range of float32")
+    return values, missing
+
+
+def squeezed(numbers: np.ndarray, feature: DenseFeature) -> np.ndarray:
+    """f of the clipped numbers: what mean and std are of."""
+    return _f(numbers if feature.clip is None else np.clip(numbers, *feature.clip), feature)
+
+
+def _f(numbers: np.ndarray, feature: DenseFeature) -> np.ndarray:
+    return np.sign(numbers) * np.log1p(np.abs(numbers)) if feature.log else numbers
+
+
+def _shift_and_width(feature: DenseFeature) -> tuple[float, float]:
+    if feature.ends is None:
+        return feature.moments
+    low, high = _f(np.asarray(feature.ends), feature).tolist()
+    return low, high - low

@@ -1,0 +1,147 @@
+"""`Folder`: a place that holds a dataset, here or far away, with the few verbs that a dataset needs of it.
+
+A path, file://, and what pyarrow knows itself (s3://, gs://, hdfs://, abfs://); any other URL through fsspec and its
+packages, where they are installed (memory://, http://, ...). Reading works everywhere; of writing there is only what
+the manifest needs, for datasets are written to local folders.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from dist_mtl.config.place import Place, overlap
+from dist_mtl.errors import ConfigError, DataError
+
+T = TypeVar("T")
+HIDDEN = (".", "_")  # of engines' own files and folders (_SUCCESS, _temporary, .part-0.crc), as Hive, Spark, pyarrow
+REFUSED = "reference"  # its index holds templates, which fsspec has run as code before it had a sandbox for them
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder and the ranges of partitions that are wanted of it. `str` of it is what the user may write again."""
+
+    place: Place
+
+    @classmethod
+    def of(cls, place: "str | Path | Folder") -> "Folder":
+        """Of its name; a folder is itself. Nothing is opened yet."""
+        return place if isinstance(place, Folder) else cls(Place.parse(str(place)))
+
+    def __str__(self) -> str:
+        return str(self.place)
+
+    def at(self, path: str) -> str:
+        """A file in it, for a message."""
+        url = self.place.url if self.place.is_local else self.place.url.partition("?")[0]
+        return f"{url.rstrip('/')}/{path}"
+
+    def shares_partitions(self, other: str) -> bool:
+        """Whether it and `other` are ranges of partitions of one folder, and not apart: rows that are in both."""
+        ranges = self.place.ranges or Place.parse(other).ranges
+        return bool(ranges) and overlap(str(self), other)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether reading costs no journey: few large reads are then no better than many small ones."""
+        return isinstance(self._home[0], pafs.LocalFileSystem)
+
+    def open(self, path: str) -> pa.NativeFile:
+        """A file to read at any place. Raises OSError, FileNotFoundError among them."""
+        filesystem, root = self._home
+        return filesystem.open_input_file(f"{root}/{path}")
+
+    def read_bytes(self, path: str) -> bytes:
+        """All of a small file. Raises OSError."""
+        with self.open(path) as file:
+            return file.read()
+
+    def exists(self, path: str) -> bool:
+        """Whether there is such a file."""
+        filesystem, root = self._home
+        return self._reached(lambda: filesystem.get_file_info(f"{root}/{path}")).is_file
+
+    def sizes(self, suffix: str) -> dict[str, int]:
+        """Path -> bytes of every file below the folder with this ending, in order of their paths; HIDDEN ones not."""
+        filesystem, root = self._home
+        found = self._reached(lambda: filesystem.get_file_info(pafs.FileSelector(root, recursive=True)))
+        files = {info.path.removeprefix(f"{root}/"): info.size for info in found if info.is_file}
+        return {path: files[path] for path in sorted(files) if path.endswith(suffix) and not _is_hidden(path)}
+
+    def write(self, path: str, content: bytes) -> None:
+        """Write a small file: on this machine complete or not at all, elsewhere as far as the store has it so.
+
+        (An object appears when its upload ends; HDFS may show a part, which is no valid manifest.) Raises DataError.
+        """
+        filesystem, root = self._home
+        try:
+            if self.is_local:
+                target = Path(root, path)
+                staged = target.with_name(f"{target.name}.tmp")
+                staged.write_bytes(content)
+                staged.replace(target)
+            else:
+                with filesystem.open_output_stream(f"{root}/{path}") as stream:
+                    stream.write(content)
+        except (OSError, pa.ArrowException, NotImplementedError) as error:
+            raise DataError(f"{self.at(path)}: can not be written: {reason(error)}; make it writable") from None
+
+    @cached_property
+    def _home(self) -> tuple[pafs.FileSystem, str]:
+        """The filesystem, and the folder's path in it."""
+        if self.place.is_local:
+            return pafs.LocalFileSystem(), self.place.url.rstrip("/") or "/"
+        filesystem, root = self._reached(lambda: _filesystem(self.place.url))
+        return filesystem, root.rstrip("/")
+
+    def _reached(self, action: Callable[[], T]) -> T:
+        try:
+            return action()
+        except FileNotFoundError:
+            raise DataError(f"{self}: there is no such folder; correct data.train, data.test or the argument") from None
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{self}: can not be reached: {reason(error)}; check the URL and the credentials") from None
+
+
+def local(place: str | Path) -> Path:
+    """The path of a folder to write to. Raises ConfigError for a URL."""
+    if not Place.parse(str(place)).is_local:
+        raise ConfigError(f"{place}: a dataset is written to a local folder; write one, then copy it there as it is")
+    return Path(place)
+
+
+def reason(error: Exception) -> str:
+    """The first line of what a filesystem says."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _filesystem(url: str) -> tuple[pafs.FileSystem, str]:
+    """By pyarrow, else by fsspec. Raises ConfigError for a URL that neither knows, OSError for one out of reach."""
+    scheme = urlsplit(url).scheme
+    try:
+        return pafs.FileSystem.from_uri(url)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ImportError) as error:
+        if scheme == "file":
+            raise ConfigError(f"{url}: {reason(error)}; write file:///an/absolute/path, or a plain path") from None
+    if REFUSED in (part.partition("://")[0] for part in url.split("::")):
+        raise ConfigError(f"{url}: a {REFUSED} filesystem can run code from its index; name the folder that it is of")
+    try:
+        from fsspec.core import url_to_fs
+
+        filesystem, root = url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise ConfigError(
+            f"{url}: no filesystem for `{scheme}`: {reason(error)}. Install fsspec and its package for it "
+            f"(s3fs, gcsfs, adlfs, ...), or name a folder on this machine"
+        ) from None
+    return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), root
+
+
+def _is_hidden(path: str) -> bool:
+    return any(part.startswith(HIDDEN) and "=" not in part for part in path.split("/"))

@@ -1,0 +1,304 @@
+"""The manifest: a dataset as a checksummed list of Parquet files. What is not on the list does not exist.
+
+`manifest.json` stands beside the files: path (relative, below the folder), rows of each row group, bytes, sha256 and
+the CRC-32s of the parts of every file (see `checksum`), the schema, and for synthetic logs the ceiling (the AUC of the
+true probabilities).
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from itertools import compress
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import TypeAdapter, ValidationError
+
+from dist_mtl.data.files import partition
+from dist_mtl.data.files.checksum import Footer, OnBytes, digest, pack, read_footer, sha256_of, unpack
+from dist_mtl.data.files.folder import Folder, reason
+from dist_mtl.errors import DataError
+
+NAME = "manifest.json"
+VERSION = 1
+THREADS = 8  # files looked at side by side: hashing lets go of the interpreter, and a store far away takes its time
+AnyFolder = str | Path | Folder
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One Parquet file of a dataset."""
+
+    path: str
+    bytes: int
+    sha256: str
+    row_groups: tuple[int, ...]  # rows of each
+    crc32: str = ""  # of every column chunk and of the footer, packed; empty: listed before there was such a thing
+
+    @cached_property
+    def checksums(self) -> tuple[np.ndarray, int] | None:
+        """(row groups, columns) CRC-32s, and the footer's; None if they are not known."""
+        return unpack(self.crc32, len(self.row_groups)) if self.crc32 else None
+
+    @property
+    def partition(self) -> partition.Values:
+        """What the folders above it say of its rows: {"day": "2024-01-01"}."""
+        return partition.values_of(self.path)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The files of a dataset in their order, with the schema that all of them have."""
+
+    version: int
+    schema: dict[str, str]
+    files: tuple[DataFile, ...]
+    ceiling: dict[str, float] = field(default_factory=dict)
+    partitions: dict[str, str] = field(default_factory=dict)  # key -> type, over all files, whichever are chosen
+
+    @property
+    def num_rows(self) -> int:
+        return sum(sum(f.row_groups) for f in self.files)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Name -> type of the files' columns and of the partitions."""
+        return self.schema | {key: kind for key, kind in self.partitions.items() if key not in self.schema}
+
+    def constants(self, file: DataFile) -> dict[str, pa.Scalar]:
+        """The columns of a file that its path tells."""
+        told = partition.scalars(file.partition, self.partitions) if self.partitions else {}
+        return {key: value for key, value in told.items() if key not in self.schema}
+
+    def summary(self) -> dict[str, Any]:
+        """What a report tells of a dataset."""
+        return {
+            "rows": self.num_rows,
+            "files": len(self.files),
+            "bytes": sum(f.bytes for f in self.files),
+            "digest": self.digest,
+            "columns": self.columns,
+        }
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over everything that decides which rows are trained: files and schema."""
+        told = ("path", "bytes", "sha256", "row_groups")  # what follows from these is not told again
+        files = [{name: getattr(file, name) for name in told} for file in self.files]
+        tree = {"version": self.version, "schema": self.schema, "files": files}
+        return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
+def build(
+    folder: AnyFolder,
+    ceiling: dict[str, float] | None = None,
+    on_bytes: OnBytes = lambda count: None,
+    known: Manifest | None = None,
+) -> Manifest:
+    """List every *.parquet file below `folder`, in order of its partition and path. Reads and hashes every byte.
+
+    `known`: files that it lists by path and size, with their checksums, are taken over as they stand there, unread.
+    Raises DataError when there is no file, or when two files differ in schema or in the names of their partitions.
+    """
+    folder = Folder.of(folder)
+    if folder.place.ranges:
+        raise DataError(f"{folder}: a manifest lists a whole folder; ranges of partitions are chosen where it is read")
+    sizes = folder.sizes(".parquet")
+    if not sizes:
+        raise DataError(f"{folder}: no *.parquet file in it; write some, or correct data.train / data.test")
+    listed = {file.path: file for file in known.files if file.crc32} if known is not None else {}
+
+    def one(path: str) -> Manifest:
+        if path in listed and listed[path].bytes == sizes[path]:
+            on_bytes(sizes[path])
+            return replace(known, files=(listed[path],))
+        return of_file(folder, path, on_bytes)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return joined(folder, list(pool.map(one, sizes)), ceiling)
+
+
+def of_file(folder: AnyFolder, path: str, on_bytes: OnBytes = lambda count: None) -> Manifest:
+    """The dataset of one file below `folder`. Reads and hashes every byte. Raises DataError if it is not Parquet."""
+    folder = Folder.of(folder)
+    try:
+        with folder.open(path) as file:
+            footer = read_footer(file, folder.at(path))
+            sha256, crcs = digest(file, folder.at(path), footer, on_bytes)
+    except OSError as error:
+        raise _unread(folder.at(path), error) from None
+    groups, crc32 = _row_groups(footer), "" if crcs is None else pack(crcs)
+    return Manifest(VERSION, _schema(footer), (DataFile(path, footer.file_bytes, sha256, groups, crc32),))
+
+
+def joined(folder: AnyFolder, parts: Sequence[Manifest], ceiling: dict[str, float] | None = None) -> Manifest:
+    """The files of one part or more as one dataset, by partition, else as they come. Raises DataError as `build`."""
+    folder, first = Folder.of(folder), parts[0]
+    for part in parts:
+        if part.schema != first.schema:
+            raise DataError(
+                f"{folder.at(part.files[0].path)}: its columns differ from those of {folder.at(first.files[0].path)}: "
+                f"{_difference(first.schema, part.schema)}"
+            )
+    files = [file for part in parts for file in part.files]
+    types = _partitions(folder, files)
+    if types:
+        files.sort(key=lambda file: partition.place_in_order(file.partition, types))
+    return Manifest(VERSION, first.schema, tuple(files), ceiling or {}, types)
+
+
+def write(folder: AnyFolder, manifest: Manifest) -> None:
+    """Write `manifest.json` into `folder`; complete or not at all on this machine, see `Folder.write`."""
+    Folder.of(folder).write(NAME, (json.dumps(asdict(manifest), indent=1) + "\n").encode())
+
+
+def read(folder: AnyFolder) -> Manifest:
+    """The manifest of a dataset folder, cut to the files in the ranges of partitions that `folder` names.
+
+    Raises DataError: it is absent, malformed, newer, names a path outside, or has no file in range.
+    """
+    folder = Folder.of(folder)
+    path = folder.at(NAME)
+    try:
+        manifest = TypeAdapter(Manifest).validate_json(folder.read_bytes(NAME))
+    except FileNotFoundError:
+        raise DataError(
+            f"{path}: there is no such file. A dataset is a folder of Parquet files with a manifest; "
+            f"make one with `python launch/convert.py manifest {folder.place.url}`"
+        ) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise DataError(f"{path}: not a manifest: {place}{': ' if place else ''}{first['msg']}") from None
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or reason(error)}") from None
+    if manifest.version > VERSION:
+        raise DataError(f"{path}: format version {manifest.version}; this program knows {VERSION}. Upgrade dist_mtl")
+    _check_entries(path, manifest.files)
+    manifest = _chosen(folder, replace(manifest, partitions=_partitions(folder, manifest.files)))
+    if manifest.num_rows == 0:
+        raise DataError(f"{path}: the dataset is empty (0 rows)")
+    return manifest
+
+
+def _check_entries(path: str, files: Sequence[DataFile]) -> None:
+    for file in files:
+        pure = PurePosixPath(file.path)
+        if pure.is_absolute() or ".." in pure.parts or "\0" in file.path or len(file.path) > 4096:
+            raise DataError(f"{path}: path {file.path[:80]!r} is not below the dataset's folder")
+        if any(rows < 0 for rows in file.row_groups):
+            raise DataError(f"{path}: {file.path} claims a negative number of rows")
+    listed = Counter(str(PurePosixPath(file.path)) for file in files)
+    if twice := [name for name, count in listed.items() if count > 1]:
+        raise DataError(f"{path}: lists {twice[0]} more than once; its rows would be trained twice")
+    for file in files:
+        try:
+            _ = file.checksums
+        except ValueError as error:
+            raise DataError(f"{path}: {file.path}: {error}; list the folder again") from None
+
+
+def _partitions(folder: Folder, files: Sequence[DataFile]) -> dict[str, str]:
+    try:
+        return partition.types_of([file.partition for file in files])
+    except DataError as error:
+        raise DataError(f"{folder}: {error}") from None
+
+
+def _chosen(folder: Folder, manifest: Manifest) -> Manifest:
+    """The files in range. The ceiling goes where rows go: it was that of them all."""
+    if not (ranges := folder.place.ranges):
+        return manifest
+    keep = partition.chosen([f.partition for f in manifest.files], manifest.partitions, ranges, folder.place.url)
+    if all(keep):
+        return manifest
+    return replace(manifest, files=tuple(compress(manifest.files, keep)), ceiling={})
+
+
+def arrow_schema(folder: AnyFolder, manifest: Manifest) -> pa.Schema:
+    """The Arrow schema of a dataset, from its first file's footer: the columns of the files, then the partitions."""
+    schema = footer_of(Folder.of(folder), manifest.files[0]).parsed.schema.to_arrow_schema()
+    constants = manifest.constants(manifest.files[0])
+    return pa.schema([*schema, *(pa.field(key, value.type) for key, value in constants.items())])
+
+
+def footer_of(folder: Folder, file: DataFile) -> Footer:
+    """The footer of a listed file. Raises DataError if it is missing, unreadable, or not the one that was listed."""
+    with _listed(folder, file) as stream:
+        return checked_footer(folder, file, stream)
+
+
+@contextmanager
+def _listed(folder: Folder, file: DataFile) -> Iterator[pa.NativeFile]:
+    """A listed file, open; DataError if it is missing or can not be read."""
+    try:
+        with folder.open(file.path) as stream:
+            yield stream
+    except FileNotFoundError:
+        raise _changed(folder, file, "the manifest lists it, but it is missing") from None
+    except OSError as error:
+        raise _unread(folder.at(file.path), error) from None
+
+
+def checked_footer(folder: Folder, file: DataFile, stream: pa.NativeFile) -> Footer:
+    """The same of an open file."""
+    since = "changed since the manifest was written"
+    if (size := stream.size()) != file.bytes:
+        raise _changed(folder, file, f"{since} ({size} bytes, listed {file.bytes})")
+    footer = read_footer(stream, folder.at(file.path), file.checksums and file.checksums[1])
+    if footer is None:
+        raise _changed(folder, file, f"{since} (its footer's CRC-32 differs)")
+    return footer
+
+
+def check_files(folder: AnyFolder, manifest: Manifest, files: Sequence[DataFile], full: bool) -> None:
+    """Check several files side by side, see `check_file`. Raises DataError naming the first bad one, in their order."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        for _ in pool.map(lambda file: check_file(folder, manifest, file, full), files):
+            pass
+
+
+def check_file(folder: AnyFolder, manifest: Manifest, file: DataFile, full: bool) -> None:
+    """Raise DataError if a file is missing or is not the one that was listed. `full`: compare the sha256 as well."""
+    folder = Folder.of(folder)
+    with _listed(folder, file) as stream:
+        footer = checked_footer(folder, file, stream)
+        if full and sha256_of(stream) != file.sha256:
+            raise _changed(folder, file, "changed since the manifest was written (sha256 differs)")
+    if _row_groups(footer) != file.row_groups or _schema(footer) != manifest.schema:
+        raise _changed(folder, file, "its row groups or columns are not the listed ones")
+
+
+def _unread(place: str, error: OSError) -> DataError:
+    return DataError(f"{place}: can not be read: {reason(error)}; start again once it can be reached")
+
+
+def _changed(folder: Folder, file: DataFile, what: str) -> DataError:
+    again = f"python launch/convert.py manifest {folder.place.url}"
+    return DataError(f"{folder.at(file.path)}: {what}; restore it, or accept the new data with `{again}`")
+
+
+def schema_of(schema: pa.Schema) -> dict[str, str]:
+    """Column name -> Arrow type, in the file's order."""
+    return {f.name: str(f.type) for f in schema}
+
+
+def _schema(footer: Footer) -> dict[str, str]:
+    return schema_of(footer.parsed.schema.to_arrow_schema())
+
+
+def _row_groups(footer: Footer) -> tuple[int, ...]:
+    return tuple(footer.parsed.row_group(i).num_rows for i in range(footer.parsed.num_row_groups))
+
+
+def _difference(a: dict[str, str], b: dict[str, str]) -> str:
+    parts = [f"no `{k}`" for k in a.keys() - b.keys()] + [f"extra `{k}`" for k in b.keys() - a.keys()]
+    parts += [f"`{k}` is {b[k]}, not {a[k]}" for k in a.keys() & b.keys() if a[k] != b[k]]
+    return ", ".join(sorted(parts)) or "another order of columns"

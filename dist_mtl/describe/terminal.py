@@ -1,0 +1,41 @@
+"""The description as tables on a terminal."""
+
+from collections.abc import Iterator, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dist_mtl.describe import told
+from dist_mtl.describe.description import Description
+from dist_mtl.describe.findings import findings
+from dist_mtl.describe.suggestion import suggestion
+
+STYLE = {"bad": "bold red", "look": "yellow", "good": "green", "plain": ""}
+MARK = {"bad": "✗", "look": "!", "good": "✓", "plain": "·"}
+
+
+def show(description: Description, console: Console) -> None:
+    """Findings, then the tables, then the suggested configuration."""
+    console.print(Text(told.headline(description), style="bold"))
+    for finding in findings(description):
+        console.print(Text(f"{MARK[finding.tone]} {finding.text} ", style=STYLE[finding.tone]) + Text(finding.what))
+    for table in told.tables(description):
+        console.print()
+        console.print(_table(table.title, table.columns, table.rows))
+        if table.note:
+            console.print(Text(table.note, style="dim"))
+    console.print("\nA configuration to start from:", style="bold")
+    console.print(suggestion(description), markup=False, highlight=False, soft_wrap=True)
+
+
+def _table(
+    title: str, columns: Sequence[told.Column], rows: Iterator[Sequence[str]] | Sequence[Sequence[str]]
+) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column.name, justify="right" if column.numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
