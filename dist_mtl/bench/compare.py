@@ -12,7 +12,6 @@ import statistics
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from dist_mtl.bench.memory import Memory, peak, reset_peak
 from dist_mtl.errors import InternalError
@@ -56,7 +55,7 @@ class Found:
 class Contender:
     """The processes of an entry. `times(n)` trains n steps; `close()` ends them."""
 
-    def __init__(self, entry: Entry, command: Sequence[str], env: Mapping[str, str]) -> None:
+    def __init__(self, entry: Entry, command: Sequence[str]) -> None:
         self.entry = entry
         port = _free_port()
         self.ranks = [
@@ -65,7 +64,7 @@ class Contender:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
-                env=os.environ | _env(rank, entry, port) | env,
+                env=os.environ | _env(rank, entry, port),
             )
             for rank in range(1 if entry.name == "torch-rechub" else entry.ranks)
         ]
@@ -105,30 +104,22 @@ class Contender:
         return line
 
 
-def compare(
-    commands: Mapping[Entry, Sequence[str]],
-    rounds: int,
-    steps: int,
-    passes: int = 1,
-    env: Mapping[str, str] = MappingProxyType({}),
-) -> dict[Entry, Found]:
-    """Measure every entry; `commands`: how to start a process of it, `env`: what to set for it.
+def compare(commands: Mapping[Entry, Sequence[str]], rounds: int, steps: int, passes: int = 1) -> dict[Entry, Found]:
+    """Measure every entry; `commands`: how to start a process of it.
 
     `passes`: how often to start afresh, for `rounds` each. One process may be some percent faster than its twin for as
     long as it lives: where its memory lies is drawn when it starts.
     """
-    found = [_pass(commands, rounds, steps, env) for _ in range(passes)]
+    found = [_pass(commands, rounds, steps) for _ in range(passes)]
     return {entry: Found.of([one[entry] for one in found]) for entry in commands}
 
 
-def _pass(
-    commands: Mapping[Entry, Sequence[str]], rounds: int, steps: int, env: Mapping[str, str]
-) -> dict[Entry, Found]:
+def _pass(commands: Mapping[Entry, Sequence[str]], rounds: int, steps: int) -> dict[Entry, Found]:
     """A first, unmeasured round warms everything up."""
     contenders: list[Contender] = []
     try:
         for entry, command in commands.items():
-            contenders.append(Contender(entry, command, env))
+            contenders.append(Contender(entry, command))
         for contender in contenders:
             contender.times(max(2, steps // 2))
         times: dict[Entry, list[tuple[float, ...]]] = {entry: [] for entry in commands}

@@ -28,6 +28,7 @@ from dist_mtl.config import Config
 from dist_mtl.data.files import manifest
 from dist_mtl.data.loader import Dataset
 from dist_mtl.data.sample.synthetic import BenchmarkLogs, write_logs
+from dist_mtl.parallel.heap import keep_freed_memory
 
 Pass = Callable[[], int]  # reads, and tells how many rows
 BATCH = 4_096
@@ -44,6 +45,7 @@ GOALS = {"pyarrow": 0.4, "torch": 5.0}
 def report(options: argparse.Namespace) -> str:
     """Both shapes, as Markdown. `options`: rounds, logs (rows of the first shape), folder (see launch/bench.py)."""
     use_one_core()
+    keep_freed_memory()  # as a training does
     lines = [
         "| rows | contender | rows/s | ids/s | the loader is times as fast | quartiles | user | quartiles | goal |",
         "|---|---|---|---|---|---|---|---|---|",

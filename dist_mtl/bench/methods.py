@@ -1,8 +1,8 @@
 """What alignment, ranking and balancing cost a training step: each method beside the plain model.
 
-A method's settings are the defaults of its configuration class, as users get them; freed memory is kept, which a
-training run leaves to glibc (see KEEP_MEMORY). The floor of alignment with all negatives is the time
-of its own matrix products, which `products` does and nothing else. Legend: R rows of a block, M candidates, D width.
+A method's settings are the defaults of its configuration class, as users get them. The floor of alignment with all
+negatives is the time of its own matrix products, which `products` does and nothing else. Legend: R rows of a block, M
+candidates, D width.
 """
 
 import argparse
@@ -29,9 +29,6 @@ from dist_mtl.parallel.runtime import Runtime
 
 BATCH = 8192  # global batch, unless --batch says otherwise
 PASSES = 3
-# Kept, what a step frees is there for the next. Else glibc may give blocks of 16 MB back to the kernel each step, and
-# get them anew page by page (6,000, 10 % of a small model's step): whether it does is the luck of each process.
-KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(1 << 30), "MALLOC_MMAP_THRESHOLD_": str(1 << 30)}
 OFF = {"alignment": {"kind": "off"}, "pairwise": {"kind": "off"}, "balance": "fixed"}
 ALL = {"alignment": {"kind": "adaftr", "negatives": "all"}}
 METHODS: dict[str, dict[str, Any]] = {
@@ -102,7 +99,7 @@ def report_methods(options: argparse.Namespace) -> str:
         Entry(name, options.ranks, options.threads): _command(configured(base, name, batch), name == "products")
         for name in names
     }
-    found = compare(commands, options.rounds, options.steps, options.passes or PASSES, KEEP_MEMORY)
+    found = compare(commands, options.rounds, options.steps, options.passes or PASSES)
     lines = [f"{_described(base)}, global batch {batch:,}, ranks x threads {options.ranks} x {options.threads}", ""]
     return "\n".join(lines + tables({entry.name: one for entry, one in found.items()}))
 

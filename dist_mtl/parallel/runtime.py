@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from dist_mtl.config import RunConfig
 from dist_mtl.errors import FAMILIES, ConfigError, DistMtlError, InternalError
+from dist_mtl.parallel.heap import keep_freed_memory
 from dist_mtl.parallel.world import World
 
 T = TypeVar("T")
@@ -130,6 +131,7 @@ def runtime(config: RunConfig) -> Iterator[Runtime]:
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # warns of a call that torchrec makes
     warnings.filterwarnings("ignore", module=r"torchrec|fbgemm_gpu|torch\.distributed")
     world = World.from_env()
+    keep_freed_memory()
     device = _device(config, world)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
