@@ -24,7 +24,7 @@ PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -qq --no
 OTHER_STACK := $(if $(wildcard $(STAMP)),$(if $(filter $(STACK),$(shell cat $(STAMP))),,stack-changed))
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test exactly-once shuffle-quality read-memory corruption check doctor metric-figures method-costs dynamic-figures dynamic-cost venv clean stack-changed
+.PHONY: help quickstart test faults endurance commit-cost exactly-once config-fuzz shuffle-quality read-memory corruption check doctor metric-figures method-costs dynamic-figures dynamic-cost venv clean stack-changed
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s%s\n", $$1, $$2 }' Makefile
@@ -55,11 +55,23 @@ corruption: $(STAMP) ## one-bit flips in files of three codecs, what becomes of 
 exactly-once: $(STAMP) ## 2,000 cases of every order: each row once an epoch, whatever the restarts; 1 to 5 minutes
 	@OMP_NUM_THREADS=1 EXACTLY_ONCE_CASES=2000 $(BIN)/python -m pytest -q -s tests/property/test_exactly_once.py $(ARGS)
 
+config-fuzz: $(STAMP) ## 5,000 mutated configurations: a named error at once, or one that round-trips; half a minute
+	@OMP_NUM_THREADS=1 CONFIG_FUZZ_CASES=5000 $(BIN)/python -m pytest -q -s tests/property/test_config_fuzz.py $(ARGS)
+
 shuffle-quality: $(STAMP) ## how well the shuffle mixes 1e8 to 1e10 rows; no data needed, a minute
 	@$(BIN)/python launch/bench.py --shuffle
 
 read-memory: $(STAMP) ## the loader's memory over 100 million rows: about three minutes of one core
 	@$(BIN)/python launch/bench.py --read 100000000
+
+faults: $(STAMP) ## the figures of docs/reliability.md: 300 kills, 500 flips, every call of a commit; about 40 minutes
+	@FAULTS=long $(BIN)/python -m pytest -q -s tests/faults tests/dist/test_hang.py $(ARGS)
+
+endurance: $(STAMP) ## 10,000 steps with 20 kills: memory, open files and disk stay flat; about 10 minutes
+	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.campaign.endurance $(ARGS)
+
+commit-cost: $(STAMP) ## what checksums add to a commit, and what training waits for one in the background; a minute
+	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.campaign.commit_cost $(ARGS)
 
 check: $(STAMP) ## lint with ruff
 	@$(BIN)/python -m ruff check .

@@ -3,16 +3,19 @@
 import argparse
 import math
 import os
+import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
 from dist_mtl.config import MAX_COUNT, Config
 from dist_mtl.config.file import load
-from dist_mtl.errors import ConfigError, DistMtlError, InternalError
+from dist_mtl.errors import ConfigError, DistMtlError, InternalError, Preempted
 from dist_mtl.parallel.world import World
 
+SPEAKING = 2.0  # seconds that a rank gives another one to tell an error of both
 DEFAULT_CONFIG = "configs/quickstart.toml"
 
 
@@ -62,6 +65,7 @@ def run(main: Callable[[], None]) -> NoReturn:
     An error that every rank has is told by the first one only. Anything that is not a DistMtlError is a defect of ours
     and keeps its traceback, except that a rank whose peer has died says so in one line.
     """
+    signal.signal(signal.SIGTERM, _preempted)  # until there is something to keep; parallel/runtime.py takes it then
     world = World.from_env()
     code = 0
     try:
@@ -70,14 +74,18 @@ def run(main: Callable[[], None]) -> NoReturn:
         code = error.exit_code
         # Before the ranks have met, a configuration error is most likely every rank's: one of each node speaks.
         if world.is_first or not error.all_ranks and (world.local_rank == 0 or not isinstance(error, ConfigError)):
-            _tell(str(error), None if error.all_ranks or isinstance(error, ConfigError) else world)
+            kind = "preempted" if isinstance(error, Preempted) else "error"
+            _tell(str(error), None if error.all_ranks or isinstance(error, ConfigError) else world, kind)
+        elif world.agent:
+            time.sleep(SPEAKING)  # the agent would end the rank that speaks, unheard (1 in 2 starts, measured)
     except KeyboardInterrupt:
         code = 130
     except Exception as error:
         code = InternalError.exit_code
         if world.size > 1 and _lost_a_peer(error):
             reason = str(error).strip().splitlines()[0]
-            _tell(f"another rank has stopped or does not answer, so this one ends too ({reason})", world)
+            where = ", ".join(getattr(error, "__notes__", ["at the start"]))
+            _tell(f"another rank has stopped or does not answer {where}, so this one ends too ({reason})", world)
         else:
             traceback.print_exc()
     sys.stdout.flush()
@@ -87,13 +95,24 @@ def run(main: Callable[[], None]) -> NoReturn:
     sys.exit(0)
 
 
-def _tell(message: str, world: World | None) -> None:
+def _preempted(_number: int, _frame: object) -> NoReturn:
+    os._exit(Preempted.exit_code)
+
+
+def _tell(message: str, world: World | None, kind: str = "error") -> None:
     who = f"[rank {world.rank}] " if world is not None and world.size > 1 else ""
-    print("\n".join(f"error: {who}{line}" for line in message.splitlines()), file=sys.stderr)
+    print("\n".join(f"{kind}: {who}{line}" for line in message.splitlines()), file=sys.stderr)
 
 
 def _lost_a_peer(error: Exception) -> bool:
     """Whether a collective failed because of another rank: gloo and NCCL say so in words only."""
-    signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "timed out")
+    signs = (
+        "Connection closed by peer",
+        "Connection reset by peer",
+        "Broken pipe",
+        "Timed out waiting",
+        "timed out",
+        "timeout caused",
+    )
     kinds = ("RuntimeError", "DistBackendError", "DistNetworkError")
     return type(error).__name__ in kinds and any(sign in str(error) for sign in signs)

@@ -6,7 +6,9 @@
     |   |-- DamageError      the bytes of a row group are not those that were listed
     |   `-- NonFiniteError   a loss, a weight or a score is NaN or infinite
     |-- CheckpointError  66  a commit can not be read or does not belong to this model
-    `-- InternalError    70  the program can not go on (also: any other exception)
+    |   `-- DamagedCommitError   its bytes are not those that were committed
+    |-- InternalError    70  the program can not go on (also: any other exception)
+    `-- Preempted        75  a signal asked the run to stop; start it again and it goes on
 
 A message says what is wrong, where, and what to do next.
 """
@@ -47,13 +49,32 @@ class CheckpointError(DistMtlError):
     exit_code = 66
 
 
+class DamagedCommitError(CheckpointError):
+    """The bytes of a commit are not those that were written: the one fault for which a run takes an older one."""
+
+
 class InternalError(DistMtlError):
     """The program can not go on."""
 
     exit_code = 70
 
 
+class Preempted(DistMtlError):
+    """SIGTERM or SIGINT has come. What was trained is committed; the same command goes on from there."""
+
+    exit_code = 75
+
+
 FAMILIES: dict[str, type[DistMtlError]] = {
     kind.__name__: kind
-    for kind in (ConfigError, DataError, DamageError, NonFiniteError, CheckpointError, InternalError)
+    for kind in (
+        ConfigError,
+        DataError,
+        DamageError,
+        NonFiniteError,
+        CheckpointError,
+        DamagedCommitError,
+        InternalError,
+        Preempted,
+    )
 }

@@ -192,6 +192,6 @@ def evaluate_run(
         check_world(trained.config)
         test = open_test(folder, trained.config, rt)
         model = build_for_scoring(trained.config, rt)
-        store.load(model, trained.folder, weights_only=True)
+        store.load(model, trained.folder, rt, weights_only=True)
         evaluation = evaluate(model, test, trained.config, rt, trained.adjustment)
     return evaluation, f"{trained.folder}: {folder}, {evaluation.rows:,} rows"

@@ -19,6 +19,7 @@ from dist_mtl.config import RunConfig
 from dist_mtl.errors import ConfigError, DataError
 from dist_mtl.evaluate import Evaluation
 from dist_mtl.metrics.task import TaskMetrics
+from dist_mtl.outputs import check_outputs, claim
 from dist_mtl.tensorboard import TensorBoard
 
 STREAM = "events.jsonl"
@@ -29,10 +30,11 @@ class Stream:
 
     def __init__(self, path: Path) -> None:
         self.path, self._file, self._torn = path, path.open("ab", buffering=0), False
+        claim(self._file, path)
 
     def write(self, event: dict[str, Any]) -> None:
         """Raises OSError."""
-        text = json.dumps(_json(event), allow_nan=False) + "\n"
+        text = json.dumps(jsonable(event), allow_nan=False) + "\n"
         line = memoryview((("\n" if self._torn else "") + text).encode())
         left = line
         while left:
@@ -58,6 +60,8 @@ class Observer:
         self._task: TaskID | None = None
         self._stream: Stream | None = None
         self._lost = 0
+        if speaking:
+            check_outputs(run.dir)
         self._board = TensorBoard(run.dir) if speaking and run.tensorboard else None
         if speaking:
             try:
@@ -95,7 +99,8 @@ class Observer:
 
     def _say(self, line: str) -> None:
         # Plain print: rich would wrap a line in a log at 80 columns.
-        self._bar.console.print(line, markup=False) if self._bar else print(line, file=sys.stderr, flush=True)
+        with suppress(OSError):  # stderr may be a file on a full disk, and the training must go on
+            self._bar.console.print(line, markup=False) if self._bar else print(line, file=sys.stderr, flush=True)
 
     @contextmanager
     def progress(self, done: int, total: int) -> Iterator[None]:
@@ -119,12 +124,12 @@ class Observer:
             self._on_board(self._board.close)
 
 
-def _json(value: Any) -> Any:
+def jsonable(value: Any) -> Any:
     """`value` with what JSON can not say (NaN, infinity: an undefined metric) as null."""
     if isinstance(value, dict):
-        return {key: _json(below) for key, below in value.items()}
+        return {key: jsonable(below) for key, below in value.items()}
     if isinstance(value, list | tuple):
-        return [_json(below) for below in value]
+        return [jsonable(below) for below in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -182,7 +187,17 @@ def _line(name: str, e: dict[str, Any]) -> str | None:
             return f"progressive  {e['partitions']} x {e['by']}, each before it was trained: mean AUC {aucs}"
         case "commit":
             why = "" if e["reason"] == "periodic" else f" ({e['reason']})"
-            return f"commit       step {e['step']:,} in {e['seconds']:.1f} s{why}"
+            behind = f", training waited {e['blocked']:.2f} s" if e["blocked"] < 0.9 * e["seconds"] else ""
+            return f"commit       step {e['step']:,} in {e['seconds']:.1f} s{behind}{why}"
+        case "commit_failed":
+            return (
+                f"NO COMMIT    of step {e['step']:,}: {e['message']}. {e['failed']} in a row; more than {e['allowed']} "
+                f"end the run (train.failed_commits)"
+            )
+        case "damaged_commit":
+            return f"DAMAGED      {e['message']}. It is now {e['folder']}; the run goes on from an older commit"
+        case "skip":
+            return f"SKIPPED      {e['reason']} ({e['skipped']} of {e['allowed']}, train.skip_nonfinite)"
         case "early_stop":
             return (
                 f"stopped      {e['stale']} evaluations without a gain; the best is step {e['best_step']:,}, "
@@ -193,10 +208,12 @@ def _line(name: str, e: dict[str, Any]) -> str | None:
                 f"quarantine   {e['path']}, row group {e['row_group']}: its {e['rows']:,} rows are skipped from step "
                 f"{e['step']:,} on. {e['reason']}"
             )
-        case "counts" if e["dropped"] or e["clamped"] or e["lost"] or e.get("dynamic"):
+        case "counts" if e["dropped"] or e["clamped"] or e["lost"] or e["skipped"] or e.get("dynamic"):
             told = f"counts       {e['dropped']:,} rows dropped (label rules), {e['clamped']:,} ids clamped"
             if e["lost"]:
                 told += f", {e['quarantined']:,} rows of {e['lost']:,} damaged row groups skipped (data.quarantine)"
+            if e["skipped"]:
+                told += f", {e['skipped']} steps not trained (train.skip_nonfinite)"
             return "\n".join([told, *(_ids_line(table, of) for table, of in e.get("dynamic", {}).items())])
         case "done":
             return f"done         {e['steps']:,} steps in {e['seconds']:.1f} s"
@@ -220,7 +237,7 @@ def _duration(seconds: float) -> str:
 def write_json(path: str, found: Any) -> None:
     """Write a dataclass of results; undefined metrics as null. Raises DataError if the disk refuses."""
     try:
-        Path(path).write_text(json.dumps(_json(asdict(found)), indent=1, allow_nan=False) + "\n")
+        Path(path).write_text(json.dumps(jsonable(asdict(found)), indent=1, allow_nan=False) + "\n")
     except OSError as error:
         raise DataError(f"{path}: can not be written: {error.strerror}") from None
 

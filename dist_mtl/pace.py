@@ -55,6 +55,7 @@ class Pace:
         """Go on from here; the window was loaded from the commit."""
         self._first = self._last = progress.step
         self._before, self.lost = progress.counts, progress.lost
+        self.skipped = progress.counts.get("skipped", 0)  # steps, of the whole run
         self._counts = torch.zeros(len(COUNTS), dtype=torch.float64)
 
     def timed(self, source: Iterator[Batch]) -> Iterator[Batch]:
@@ -66,12 +67,15 @@ class Pace:
             yield batch
 
     def after(self, outcome: Outcome, batch: Batch) -> None:
-        """Count a trained step; emit a `step` event every `log_every` steps and at the last."""
+        """Count a step; emit a `step` event every `log_every` steps and at the last."""
         self._counts += torch.tensor([batch.dropped, batch.clamped, batch.quarantined])
         self.lost += batch.lost
         for one in batch.lost:
             self._observer.event("quarantine", step=batch.step, **asdict(one))
-        self._unread.append((outcome.outputs.logits_BT.detach(), batch.labels_BT, batch.weight_B))
+        if outcome.flaw is None:  # else its logits may be of no number
+            self._unread.append((outcome.outputs.logits_BT.detach(), batch.labels_BT, batch.weight_B))
+        else:
+            self.skipped += 1
         if len(self._unread) == STEPS_AT_ONCE:
             self._read()
         if outcome.step == self._first + 1:
@@ -138,6 +142,7 @@ class Pace:
         here = self._rt.all_reduce(self._counts.to(self._rt.device, copy=True)).tolist()
         counts = {name: self._before.get(name, 0) + int(count) for name, count in zip(COUNTS, here, strict=True)}
         tables = self._dynamic().get("dynamic", {})
+        counts["skipped"] = self.skipped
         return counts | {_tallied(table, name): told[name] for table, told in tables.items() for name in TALLY}
 
     def _dynamic(self) -> dict[str, dict[str, dict[str, int]]]:
@@ -152,7 +157,7 @@ class Pace:
     def finish(self, step: int) -> None:
         """Tell the counts and the time of the whole run."""
         counts = self.counts()
-        told = {name: counts[name] for name in COUNTS} | {"lost": len(self.lost)}
+        told = {name: counts[name] for name in COUNTS} | {"lost": len(self.lost), "skipped": self.skipped}
         self._observer.event("counts", **told, **self._dynamic())
         self._observer.event("done", step=step, steps=step - self._first, seconds=time.monotonic() - self._started)
 

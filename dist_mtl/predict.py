@@ -74,7 +74,7 @@ def predict(trained: Trained, run_dir: str, data: str, out: Path, keep: Sequence
     rt.from_first(lambda: _refuse_existing(out))
     dataset = _open(data, config, keep, rt)
     model = build_for_scoring(config, rt)
-    store.load(model, trained.folder, weights_only=True)
+    store.load(model, trained.folder, rt, weights_only=True)
     staged = out.parent / f".staged-{out.name}"
     about = rt.from_first(lambda: _about(trained, run_dir, data, dataset, rt.size))
     rt.from_first(lambda: _stage(staged))

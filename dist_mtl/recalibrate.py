@@ -18,6 +18,7 @@ from dist_mtl.evaluate import Evaluation, TestSet, evaluate
 from dist_mtl.hints import nearest
 from dist_mtl.metrics.histogram import LogitHistogram
 from dist_mtl.metrics.recalibration import Fit, Method, Recalibration, fit
+from dist_mtl.outputs import check_outputs
 from dist_mtl.parallel.runtime import Runtime, runtime
 from dist_mtl.parallel.shard import ShardedModel
 from dist_mtl.scoring import Adjustment, Trained, find, score
@@ -45,12 +46,13 @@ def recalibrate_run(
     with runtime(RunConfig(dir=run_dir)) as rt:
         trained = find(run_dir, which, (), raw=True, rt=rt)  # a damaged earlier fit is no reason not to fit
         config = trained.config
+        rt.from_first(lambda: check_outputs(run_dir))
         rt.all_ranks(lambda: _check_tasks(tasks, config))
         check_world(config)
         dataset = open_to_score(data, config, rt)
         warnings = rt.from_first(lambda: _check_rows(trained, run_dir, dataset))
         model = build_for_scoring(config, rt)
-        store.load(model, trained.folder, weights_only=True)
+        store.load(model, trained.folder, rt, weights_only=True)
         plain = Adjustment(config.data.kept)
         bins = dict(zip(config.tasks, _bins(model, dataset, config, rt, plain), strict=True))
         maps, skipped = rt.all_ranks(lambda: _fit(method, {t: bins[t] for t in tasks or config.tasks}, data))

@@ -12,6 +12,7 @@ from dist_mtl.assemble import fit, open_dataset
 from dist_mtl.checkpoint import format as commits
 from dist_mtl.checkpoint import store
 from dist_mtl.checkpoint.store import Progress
+from dist_mtl.committer import Committer
 from dist_mtl.config import Config
 from dist_mtl.config.file import parse
 from dist_mtl.data.batch import Batch
@@ -22,7 +23,7 @@ from dist_mtl.data.files import manifest
 from dist_mtl.data.loader import Dataset
 from dist_mtl.data.mixing import advice
 from dist_mtl.data.sample.synthetic import write_sample
-from dist_mtl.errors import DataError
+from dist_mtl.errors import CheckpointError, DataError, Preempted
 from dist_mtl.evaluate import Evaluation, TestSet, evaluate, open_test
 from dist_mtl.observe import Observer
 from dist_mtl.pace import Pace
@@ -76,9 +77,9 @@ def open_data(config: Config, rt: Runtime, observer: Observer) -> tuple[Config, 
 
 def _fitted(config: Config, train: Dataset, rt: Runtime, observer: Observer) -> Config:
     """A run that goes on takes what its newest commit has; all else is found in one pass over the training rows."""
-    folder = rt.from_first(lambda: store.latest(config.run.dir))
-    if folder is not None:
-        earlier = rt.all_ranks(lambda: parse(commits.read(folder).config, source=str(folder)))
+    commit = rt.from_first(lambda: store.newest_description(config.run.dir))
+    if commit is not None:
+        earlier = rt.all_ranks(lambda: parse(commit.config, source=config.run.dir))
         config = with_found(config, inherited(config, earlier))
     if not unfitted(config):
         return config
@@ -143,28 +144,45 @@ class Session:
     pace: Pace
     steps: int
     first_rows: FirstRows
+    committer: Committer
 
     def resume(self) -> Progress:
         """Load the newest commit, if any, into the model and the pace. Returns the progress: step 0 for a fresh run."""
         rt, fresh = self.rt, Selection.begin(self.config.select, self._validation_digest)
-        folder = rt.from_first(lambda: store.latest(self.config.run.dir))  # file systems may show the others less
+        folder = self._where_to_go_on()
         if folder is None:
             return Progress(selection=fresh)
         commit = rt.all_ranks(lambda: commits.read(folder))
         digest = self.data.train.digest_at(commit.step)
         rt.all_ranks(lambda: commits.check_same_run(commit, self.config, digest, self.steps, folder))
-        window = self.pace.window.state() if commit.version > 2 else None  # of other bins before
-        store.load(self.model, folder, window)
-        if window is not None:
-            self.pace.window.load(window)
+        window = self.pace.window.state()
+        store.load(self.model, folder, rt, window, verified=True)
+        self.pace.window.load(window)
         compares = fresh.compares_with(commit.selection)
         selection = commit.selection if compares else fresh
-        progress = Progress(commit.step, commit.counts, selection, commit.lost, commit.tested)
+        progress = Progress(commit.step, commit.counts, selection, commit.lost, commit.tested, commit.judged)
         self.pace.resumed(progress)
         self.observer.event("resume", step=commit.step, folder=str(folder))
         if commit.selection.best_step is not None and not compares:
             self.observer.event("selection_reset", step=commit.step, best_step=commit.selection.best_step)
         return progress
+
+    def _where_to_go_on(self) -> Path | None:
+        """The newest sound commit, as far as `run.resume` lets it be used. Raises CheckpointError."""
+        run = self.config.run
+        if run.resume == "off":
+            if self.rt.from_first(lambda: store.latest(run.dir)) is not None:
+                raise _for_all(
+                    f"{run.dir}: has commits, and run.resume = 'off' does not go on from them; choose another run.dir"
+                )
+            return None
+        folder = store.newest_sound(run.dir, self.rt, self._tell_of_damage)
+        if folder is None and run.resume == "required":
+            raise _for_all(f"{run.dir}: has no commit to go on from, and run.resume = 'required'; correct run.dir")
+        return folder
+
+    def _tell_of_damage(self, place: Path, reason: str) -> None:
+        self.observer.event("damaged_commit", folder=str(place), message=reason)
 
     @property
     def _validation_digest(self) -> str | None:
@@ -173,6 +191,8 @@ class Session:
 
     def examine(self, batch: Batch, outcome: Outcome) -> None:
         """Look for mistakes in the data, once, when the first steps are done. Raises DataError, on every rank."""
+        if outcome.flaw is not None:  # none of its rows, for their logits may be of no number
+            batch = replace(batch, weight_B=torch.zeros_like(batch.weight_B))
         if self.first_rows.add(batch, outcome.outputs.logits_BT):
             for message in self.first_rows.look(self.rt):
                 self.observer.event("warning", step=batch.step, message=message)
@@ -197,20 +217,33 @@ class Session:
         if select is not None:
             score = self.rt.all_ranks(lambda: evaluation.score(select))
             progress = replace(progress, selection=progress.selection.after(progress.step, score, select))
+        progress = replace(progress, judged=True)
         self._tell(evaluation, self.data.validation, progress.step, final=False, score=score)
         self.pace.watch.lap("evaluation")
         return progress
 
     def commit(self, progress: Progress, reason: str) -> Progress:
         """Commit the state after this step. Returns the progress with the counts until now."""
-        started = time.monotonic()
         progress = replace(progress, counts=self.pace.counts(), lost=self.pace.lost)
-        window, digest = self.pace.window_state(), self.data.train.digest_at(progress.step)
-        folder = store.save(self.model, progress, window, reason, self.config, digest, self.rt)
-        seconds = time.monotonic() - started
-        self.observer.event("commit", step=progress.step, seconds=seconds, folder=str(folder), reason=reason)
+        self.rt.watchdog.alive("commit", progress.step)
+        progress = self.committer.commit(progress, self.pace.window_state(), reason)
         self.pace.watch.lap("commit")
         return progress
+
+    def preempted(self, progress: Progress) -> Preempted:
+        """Commit what was trained, now that a signal asks for it. Returns the error to end with.
+
+        An evaluation that is due but was not made is made when the run goes on. After the last step that would come too
+        late for the commit, which has to name the best: such a run goes back to the commit before.
+        """
+        if progress.step and (progress.judged or progress.step < self.steps):
+            self.commit(progress, "preempted")
+            told = f"stopped by a signal after step {progress.step:,}, which is committed"
+        else:
+            told = f"stopped by a signal after step {progress.step:,}, which is not committed"
+        error = Preempted(f"{told}; run the same command again to go on")
+        error.all_ranks = True
+        return error
 
     def conclude(self, progress: Progress) -> Evaluation | None:
         """Evaluate `data.test` once training has ended; with `select`, by the weights of the best commit.
@@ -225,13 +258,14 @@ class Session:
         step = progress.step
         if (best := progress.selection.best_step) not in (None, step):
             folder = self.rt.from_first(lambda: store.find(self.config.run.dir, "best"))
-            store.load(self.model, folder, weights_only=True)
+            store.load(self.model, folder, self.rt, weights_only=True)
             step = best
         evaluation = self._evaluate(self.data.test)
         self._tell(evaluation, self.data.test, step, final=True, score=None)
         return evaluation
 
     def _evaluate(self, test: TestSet) -> Evaluation:
+        self.rt.watchdog.alive("evaluation")
         return evaluate(self.model, test, self.config, self.rt, Adjustment(self.config.data.kept))
 
     def _tell(
@@ -259,3 +293,10 @@ class Session:
             "config": config.model_dump(mode="json"),
             "versions": commits.versions(),
         }
+
+
+def _for_all(message: str) -> CheckpointError:
+    """An error that every rank comes to by itself."""
+    error = CheckpointError(message)
+    error.all_ranks = True
+    return error

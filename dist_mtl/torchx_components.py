@@ -8,6 +8,7 @@ module under the name `dist`, which replaces that one component in the environme
 A trap of torchx, not ours to mend: an option repeated anywhere on the line, the script's own included, is refused.
 """
 
+import re
 import socket
 from typing import Dict, List, Optional
 
@@ -20,8 +21,13 @@ PORTS_TRIED = 100
 
 # torch 2.13 lets the workers of all attempts share the agent's TCPStore: after a restart the new ranks read the
 # addresses of the dead ones, and every attempt fails with "connectFullMesh ... Connection refused" (pytorch issues
-# 135712 and 167288). Only the agent's environment counts; setting it in the script is too late.
+# 135712 and 167288). Only the agent's environment counts; setting it in the script is too late. (On a single node the
+# script does without: parallel/runtime.py.)
 AGENT_ENV = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+RESTARTS = "PET_MAX_RESTARTS"  # torchrun reads each of its options from the environment, too
+
+# torchx puts the name of the job into a shell command behind its own quoting: a quote in it would end that.
+NAME = re.compile(r"[A-Za-z0-9._-]*")
 
 
 def _free_port(first: int, tries: int) -> int:
@@ -49,6 +55,7 @@ def ddp(
     memMB: int = 1024,
     j: str = "1x2",
     env: Optional[Dict[str, str]] = None,
+    max_restarts: int = 3,
     max_retries: int = 0,
     rdzv_port: int = 0,
     rdzv_backend: str = "c10d",
@@ -70,7 +77,10 @@ def ddp(
         memMB: memory per node in MB; ignored by local_cwd, binding on a cluster
         j: [{min_nodes}:]{nodes}x{processes per node}, or the processes of a single node
         env: environment of the nodes (e.g. ENV1=v1,ENV2=v2); a value can not hold a comma
-        max_retries: retries by the scheduler (local_cwd has none)
+        max_restarts: how often the agent of a node starts its ranks again when one has died, over the whole job; they
+            go on from the newest commit. A failure that comes again costs as many starts; 0: the first one ends the job
+        max_retries: retries by the scheduler, of the whole job with its agents, when restarts are used up or a node has
+            died (Slurm, Kubernetes, AWS Batch; local_cwd has none)
         rdzv_port: port of the rendezvous store of a job of several nodes; 0 means 29500, or the next one that is free
             on the launching machine: two jobs on one port join each other's store, and one dies with the other
         rdzv_backend: rendezvous backend of a job of several nodes
@@ -88,7 +98,7 @@ def ddp(
             args.pop(0)
     # torchx-nightly renamed ddp to torchrun, and reads a bare number together with `h` as a number of nodes.
     launch = getattr(torchx_dist, "torchrun", None) or torchx_dist.ddp
-    return launch(
+    app = launch(
         *args,
         script=script,
         m=m,
@@ -99,7 +109,7 @@ def ddp(
         gpu=gpu,
         memMB=memMB,
         j=f"1x{j}" if j.isdigit() else j,
-        env={**AGENT_ENV, **(env or {})},
+        env={**AGENT_ENV, RESTARTS: str(max_restarts), **(env or {})},
         max_retries=max_retries,
         rdzv_port=rdzv_port or _free_port(RDZV_PORT, PORTS_TRIED),
         rdzv_backend=rdzv_backend,
@@ -107,3 +117,6 @@ def ddp(
         debug=debug,
         tee=tee,
     )
+    if not NAME.fullmatch(app.name):
+        raise ValueError(f"{app.name!r} can not be the name of a job: letters, digits and . _ - only; set --name /NAME")
+    return app

@@ -3,10 +3,14 @@
 from dataclasses import asdict, dataclass, replace
 
 from dist_mtl.assemble import build, check_world
+from dist_mtl.attempts import attempt
+from dist_mtl.bad_steps import skip
 from dist_mtl.checkpoint.store import Progress
+from dist_mtl.committer import Committer
 from dist_mtl.config import Config
 from dist_mtl.data.loader import Dataset
 from dist_mtl.data.order import Order, Partitions
+from dist_mtl.errors import Preempted
 from dist_mtl.evaluate import Evaluation
 from dist_mtl.model.loss import Objective
 from dist_mtl.pace import Pace
@@ -15,6 +19,7 @@ from dist_mtl.parallel.pipeline import train_step
 from dist_mtl.parallel.runtime import runtime
 from dist_mtl.sanity import FirstRows
 from dist_mtl.session import Session, check_classes, observing, open_data
+from dist_mtl.space import warning_of_space
 
 
 def train(config: Config) -> Evaluation | None:
@@ -24,33 +29,49 @@ def train(config: Config) -> Evaluation | None:
     fault can be told to the others.
     """
     check_world(config)
-    with runtime(config.run) as rt, observing(config, rt) as observer:
+    with runtime(config.run) as rt, observing(config, rt) as observer, attempt(config.run, rt, observer):
         config, data = open_data(config, rt, observer)
         check_classes(data, config, rt, observer)
+        rt.honour_stop()
         due = Due(config, num_steps(config, data.train), data.train.order)
         objective = Objective.of(config)
         model = build(config, rt, due.steps)
         pace = Pace(config, rt, observer, due.steps, objective.names, model.ids)
-        session = Session(config, rt, observer, data, model, pace, due.steps, FirstRows(config, due.steps))
+        committer = Committer(config, rt, observer, model, data.train.digest_at)
+        session = Session(config, rt, observer, data, model, pace, due.steps, FirstRows(config, due.steps), committer)
         progress = session.resume()
+        rt.honour_stop()
         observer.event("start", **session.summary())
-        source = batches(data.train, rt, progress.step, due.last_step(progress), progress.lost)
+        if message := warning_of_space(model, config.run, rt):
+            observer.event("warning", message=message)
         with observer.progress(progress.step, due.steps):
-            for batch in pace.timed(source):
-                progress = session.look_ahead(progress, batch.step)
-                read, batch = batch, model.learn_ids(batch).to(rt.device)
-                pace.watch.lap("ids")
-                outcome = train_step(model, objective, batch, rt, pace.watch, due.diagnosis(batch.step))
-                session.examine(read, outcome)  # with its keys: ids without a row of their own would look like one
-                pace.after(outcome, batch)
-                progress = replace(progress, step=outcome.step)
-                if due.evaluation(progress):
+            try:
+                if not progress.judged and due.evaluation(progress):
                     progress = session.judge(progress)
-                if reason := due.commit(progress):
-                    progress = session.commit(progress, reason)
-                if progress.selection.stops(config.select):
-                    break
-            source.close()
+                source = batches(data.train, rt, progress.step, due.last_step(progress), progress.lost)
+                for batch in pace.timed(source):
+                    progress = session.look_ahead(progress, batch.step)
+                    read, batch = batch, model.learn_ids(batch).to(rt.device)
+                    pace.watch.lap("ids")
+                    diagnose = due.diagnosis(batch.step)
+                    outcome = train_step(model, objective, batch, rt, pace.watch, diagnose, tolerant=True)
+                    if outcome.flaw is not None:
+                        skip(outcome, pace.skipped, data.train, config, rt, observer)
+                    session.examine(read, outcome)  # with its keys: ids without a row of their own would look like one
+                    pace.after(outcome, batch)
+                    progress = committer.look(replace(progress, step=outcome.step))
+                    progress = replace(progress, judged=not due.evaluation(progress))
+                    if outcome.stop:
+                        raise Preempted
+                    if not progress.judged:
+                        progress = session.judge(progress)
+                    if reason := due.commit(progress):
+                        progress = session.commit(progress, reason)
+                    if progress.selection.stops(config.select):
+                        break
+                source.close()
+            except Preempted:
+                raise session.preempted(progress) from None
         if progress.selection.stops(config.select):
             observer.event("early_stop", step=progress.step, **asdict(progress.selection))
         pace.finish(progress.step)

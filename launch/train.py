@@ -4,7 +4,13 @@ from dist_mtl.cli import config_arguments, config_of, run
 
 
 def main() -> None:
-    config = config_of(config_arguments(__doc__).parse_args())
+    parser = config_arguments(__doc__)
+    told = "from the newest commit if there is one (auto), never from one (off), never without one (required)"
+    parser.add_argument("--resume", choices=("auto", "off", "required"), help=f"begin {told}: run.resume")
+    arguments = parser.parse_args()
+    if arguments.resume:
+        arguments.overrides.append(f"run.resume='{arguments.resume}'")
+    config = config_of(arguments)
     from dist_mtl.observe import print_table  # after the configuration: importing torch takes seconds
     from dist_mtl.parallel.world import World
     from dist_mtl.train import train

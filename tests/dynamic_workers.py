@@ -122,7 +122,7 @@ def _assert_begins_anew(model: ShardedModel, config: Config, renewed_E2: np.ndar
                     continue
                 here = rows[(rows >= offsets[0]) & (rows < offsets[0] + len(piece))]
                 values = piece[here - offsets[0]]
-                if name.startswith("/model/"):
+                if name.startswith("model/"):
                     size = config.tables[table].rows
                     begin = initial(torch.from_numpy(here), values.shape[1], config.seed, table, size, offsets[1])
                     assert np.array_equal(values, begin.numpy()), name
@@ -134,7 +134,7 @@ def logits_of(config: Config, commit: str, data: str) -> tuple[np.ndarray, np.nd
     """(row numbers, logits) of this rank's rows by a commit, twice the same; and its map's keys, as one string."""
     with runtime(config.run) as rt:
         model = build_for_scoring(config, rt)
-        store.load(model, Path(commit), weights_only=True)
+        store.load(model, Path(commit), rt, weights_only=True)
         keys = model.ids.map.rows.key_GW.copy()
         passes = []
         for _ in range(2):
@@ -154,7 +154,7 @@ def saved_again(config: Config, commit: str, misplace: bool = False) -> str:
     """Load a commit and commit it once more, to the run of `config`; `misplace`: two keys in each other's place."""
     with runtime(config.run) as rt:
         model = build(config, rt, 1)
-        store.load(model, Path(commit))
+        store.load(model, Path(commit), rt)
         if misplace:
             keys = model.ids.map.rows.key_GW
             keys[[0, 2], 0] = keys[[2, 0], 0]
@@ -165,7 +165,7 @@ def deviation_of(config: Config, commit: str, data: str) -> float:
     """The standard deviation of the relatedness over a dataset, by the rows that the map gives; on one rank."""
     with runtime(config.run) as rt:
         model, found = build(config, rt, 1), []
-        store.load(model, Path(commit), weights_only=True)
+        store.load(model, Path(commit), rt, weights_only=True)
         for batch in batches(open_to_score(data, config, rt), rt):
             with torch.no_grad():
                 outputs = model.module(model.look_up(batch))
@@ -177,7 +177,7 @@ def error_of_load(config: Config, commit: str) -> tuple[str, str, int] | None:
     """The error that loading a commit raises on this rank."""
     try:
         with runtime(config.run) as rt:
-            store.load(build(config, rt, 1), Path(commit))
+            store.load(build(config, rt, 1), Path(commit), rt)
     except DistMtlError as error:
         return type(error).__name__, str(error), error.exit_code
     return None

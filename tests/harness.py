@@ -37,6 +37,7 @@ PRELOAD = [
     "dist_mtl.cli",
     "tests.workers",
     "tests.compare_runs",
+    "tests.fault_workers",
     "tests.group_workers",
     "tests.score_workers",
     "tests.warm",

@@ -1,14 +1,13 @@
 """What the ranks of a case run. Imported by the fork server, so that a rank starts at once."""
 
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.distributed.checkpoint import FileSystemReader
-from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
-from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
+from safetensors.numpy import load_file
 
 from dist_mtl.assemble import build, check_world, open_dataset
 from dist_mtl.checkpoint import store
@@ -17,6 +16,7 @@ from dist_mtl.data.features.encode import Encoder
 from dist_mtl.errors import DistMtlError
 from dist_mtl.model.loss import Objective
 from dist_mtl.parallel.feed import batches
+from dist_mtl.parallel.held import held
 from dist_mtl.parallel.pipeline import train_step
 from dist_mtl.parallel.runtime import runtime
 from dist_mtl.parallel.shard import ShardedModel
@@ -59,20 +59,10 @@ def row_numbers(config: Config, batch: Any) -> np.ndarray:
 
 def parts(model: ShardedModel) -> Parts:
     """Name -> (shape of the whole, this rank's pieces by offset) of weights and optimizer states; copies."""
-    found: Parts = {}
-
-    def visit(name: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for key, below in value.items():
-                visit(f"{name}/{key}", below)
-        elif hasattr(value, "local_shards"):
-            pieces = [(tuple(s.metadata.shard_offsets), s.tensor.detach().numpy().copy()) for s in value.local_shards()]
-            found[name] = (tuple(value.metadata().size), pieces)
-        elif isinstance(value, torch.Tensor):
-            found[name] = (tuple(value.shape), [((0,) * value.dim(), value.detach().numpy().copy())])
-
-    visit("", model.state())
-    return found
+    return {
+        name: (one.shape, [(part.offsets, part.tensor.cpu().numpy().copy()) for part in one.parts])
+        for name, one in held(model.state()).items()
+    }
 
 
 def assemble(ranks: list[Parts]) -> dict[str, np.ndarray]:
@@ -95,25 +85,20 @@ def state_after(config: Config, commit: str) -> Parts:
     """This rank's part of a commit, loaded into a fresh model of `config`."""
     with runtime(config.run) as rt:
         model = build(config, rt, steps=1)  # to train: with its optimizer states
-        store.load(model, Path(commit))
+        store.load(model, Path(commit), rt)
         return parts(model)
 
 
 def commit_state(folder: str | Path) -> dict[str, np.ndarray]:
-    """Every tensor of a commit, whole, read without ranks and without a model."""
-    state: dict[str, Any] = {}
-    reader = FileSystemReader(folder)
-    _load_state_dict(state, storage_reader=reader, planner=_EmptyStateDictLoadPlanner(), no_dist=True)
+    """Every tensor of a commit, whole, put together from its files by their index, by safetensors' own reader."""
+    index = json.loads((Path(folder) / "index.json").read_text())["tensors"]
+    files = {path.name: load_file(path) for path in Path(folder).glob("*.safetensors")}
     found: dict[str, np.ndarray] = {}
-
-    def visit(name: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for key, below in value.items():
-                visit(f"{name}/{key}", below)
-        else:
-            found[name] = value.numpy()
-
-    visit("", state)
+    for name, whole in index.items():
+        found[name] = np.zeros(whole["shape"], files[whole["blocks"][0]["file"]][whole["blocks"][0]["key"]].dtype)
+        for block in whole["blocks"]:
+            place = tuple(slice(o, o + n) for o, n in zip(block["offsets"], block["sizes"], strict=True))
+            found[name][place] = files[block["file"]][block["key"]]
     return found
 
 

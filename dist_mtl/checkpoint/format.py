@@ -1,6 +1,7 @@
 """What a commit says of itself, and which configurations may continue from it."""
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -8,18 +9,20 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from dist_mtl.checkpoint import disk
 from dist_mtl.config import Config
 from dist_mtl.config.file import parse
 from dist_mtl.data import order as orders
 from dist_mtl.data.files.quarantine import Lost
-from dist_mtl.errors import CheckpointError, ConfigError
+from dist_mtl.errors import CheckpointError, ConfigError, DamagedCommitError
 from dist_mtl.metrics.recalibration import Fit
 from dist_mtl.selection import Selection
 from dist_mtl.tested import Tested
 
 NAME = "commit.json"
 RECALIBRATION = "recalibration.json"
-VERSION = 3  # 1 had no metric sums and no selection, 2 finer sums of the sliding window
+VERSION = 4  # before 4: files of torch.distributed.checkpoint, whose metadata is a pickle, which can run code
+MAX_BYTES = 256 << 20  # of commit.json: the plan of a cluster has a line for each shard
 # Keys that may differ between the run that made a commit and the run that continues it.
 FREE = (
     "run",
@@ -28,6 +31,9 @@ FREE = (
     "train.log_every",
     "train.checkpoint_every",
     "train.keep",
+    "train.skip_nonfinite",
+    "train.commit",
+    "train.failed_commits",
     "data.train",  # the manifest's digest decides, not the place
     "data.test",
     "data.validation",
@@ -61,6 +67,7 @@ class Commit:
     lost: tuple[Lost, ...] = ()  # damaged row groups that were skipped since the run began
     tested: tuple[Tested, ...] = ()  # the evaluations of a stream, each partition before it was trained
     order: int = 1  # version of the order in which the rows are shuffled
+    judged: bool = True  # false: a signal came before the evaluation that was due at this step
 
 
 def versions() -> dict[str, str]:
@@ -74,28 +81,42 @@ def versions() -> dict[str, str]:
     return found
 
 
-def read(folder: Path) -> Commit:
-    """Parse a commit's description. Raises CheckpointError: unreadable, or of a newer format."""
-    path = folder / NAME
-    try:
-        commit = TypeAdapter(Commit).validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise CheckpointError(f"{path}: not a commit: {str(error).splitlines()[0]}") from None
-    if commit.version > VERSION:
+def read_sums(folder: Path) -> dict[str, str]:
+    """File -> checksum. Raises DamagedCommitError; CheckpointError: a commit of a version that is no longer read."""
+    if (folder / ".metadata").exists() and not (folder / disk.SUMS).exists():
         raise CheckpointError(
-            f"{path}: format version {commit.version}; this program knows {VERSION}. Upgrade dist_mtl"
+            f"{folder}: made by an earlier version, in a format that can run code when it is read; this program does "
+            f"not read it. Train again in another run.dir, or read it with the version that made it"
         )
-    return commit
+    return disk.read_sums(folder)
+
+
+def read(folder: Path) -> Commit:
+    """Parse a commit's description; its bytes are checked. Raises CheckpointError: damaged, or of another format."""
+    path = folder / NAME
+    text, wanted = disk.read_text(path, MAX_BYTES), read_sums(folder).get(NAME)
+    if disk.checksum(text.encode()).hexdigest() != wanted:
+        raise DamagedCommitError(f"{path}: damaged: its bytes are not those that were committed")
+    try:
+        version = json.loads(text)["version"]
+        if version > VERSION:
+            raise CheckpointError(f"{path}: format version {version}; this program knows {VERSION}. Upgrade dist_mtl")
+        return TypeAdapter(Commit).validate_json(text)
+    except (ValidationError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: not a commit: {str(error).splitlines()[0]}") from None
 
 
 def read_recalibration(folder: Path) -> Fit | None:
     """The recalibration that was fitted for a commit; None if none was. Raises CheckpointError."""
     path = folder / RECALIBRATION
-    try:
-        return TypeAdapter(Fit).validate_json(path.read_bytes())
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return None
-    except (OSError, ValidationError) as error:
+    try:
+        told = json.loads(disk.read_text(path, MAX_BYTES))
+        if told.pop("xxh128") != _digest(told):
+            raise DamagedCommitError(f"{path}: damaged: its numbers are not those that were fitted; fit it again")
+        return TypeAdapter(Fit).validate_python(told, strict=False)
+    except (ValidationError, ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(
             f"{path}: not a recalibration: {str(error).splitlines()[0]}; fit it again with launch/recalibrate.py"
         ) from None
@@ -105,12 +126,21 @@ def write_recalibration(folder: Path, fit: Fit) -> Path:
     """Store a fit with a commit, complete or not at all; an earlier one goes as a whole. Raises CheckpointError."""
     path = folder / RECALIBRATION
     staged = path.with_suffix(".json.tmp")
+    told = asdict(fit)
     try:
-        staged.write_text(json.dumps(asdict(fit), indent=1) + "\n")
+        staged.unlink(missing_ok=True)
+        disk.write_text(staged, json.dumps(told | {"xxh128": _digest(told)}, indent=1) + "\n")
         staged.replace(path)
+        disk.sync_folder(folder)
     except OSError as error:
         raise CheckpointError(f"{path}: can not be written: {error.strerror}") from None
     return path
+
+
+def _digest(tree: dict[str, Any]) -> str:
+    """Of a small description, whatever its layout. It can not stand in the list of the commit's files: it is made
+    later, and the list is never written twice."""
+    return disk.checksum(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
 def check_same_run(commit: Commit, config: Config, manifest: str, steps: int, folder: Path) -> None:

@@ -1,28 +1,26 @@
-"""Commits of a run: stage, publish by one rename, keep the newest few. The newest complete one is where a run goes on.
+"""Commits of a run: save, find, verify, load. The newest sound one is where a run goes on.
 
-First form: sharded files by torch.distributed.checkpoint; every rank writes and reads its own part, and a commit can be
-read under any world size and plan with the same optimizer states. Load only commits that you made: the metadata of
-torch.distributed.checkpoint is a pickle, which can run code.
+A commit is a folder: one file of tensors a rank, `index.json`, `commit.json`, and `XXH128SUMS` over all of them.
+Nothing in it can run code, any number of ranks under any plan can read it, and no bit of it can change unnoticed.
 """
 
-import json
-import logging
 import os
-import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint.api import CheckpointException  # derives from BaseException
 
+from dist_mtl.checkpoint import disk, staging
 from dist_mtl.checkpoint import format as commits
 from dist_mtl.checkpoint.format import Commit
+from dist_mtl.checkpoint.index import fill, read_index
+from dist_mtl.checkpoint.staging import Staging, complete
 from dist_mtl.config import Config
 from dist_mtl.data import order
 from dist_mtl.data.files.quarantine import Lost
-from dist_mtl.errors import CheckpointError, NonFiniteError
+from dist_mtl.errors import CheckpointError, DamagedCommitError, NonFiniteError
+from dist_mtl.parallel.held import held
 from dist_mtl.parallel.runtime import Runtime
 from dist_mtl.parallel.shard import ShardedModel
 from dist_mtl.selection import Selection
@@ -31,7 +29,6 @@ from dist_mtl.tested import Tested
 FOLDER = "checkpoints"
 WINDOW = "window"  # the sums of the sliding training metrics, beside "model" and "optimizer"
 Tensors = dict[str, Tensor]
-logging.getLogger("torch.distributed.checkpoint").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True)
@@ -43,12 +40,18 @@ class Progress:
     selection: Selection = Selection()
     lost: tuple[Lost, ...] = ()  # damaged row groups, which the run does without
     tested: tuple[Tested, ...] = ()  # of a stream: each partition before it was trained
+    judged: bool = True  # whether an evaluation that is due at this step was made
 
 
 def latest(run_dir: str | Path) -> Path | None:
-    """The folder of the newest complete commit; None if there is none. Computed, never stored."""
-    found = _complete(Path(run_dir) / FOLDER)
+    """The folder of the newest commit; None if there is none. Computed, never stored; its bytes are not looked at."""
+    found = complete(Path(run_dir) / FOLDER)
     return found[-1] if found else None
+
+
+def exists(run_dir: str | Path, step: int) -> bool:
+    """Whether there is a commit of this step."""
+    return (Path(run_dir) / FOLDER / staging.name_of(step)).is_dir()
 
 
 def find(run_dir: str | Path, which: str) -> Path:
@@ -61,22 +64,91 @@ def find(run_dir: str | Path, which: str) -> Path:
     step = commits.read(newest).selection.best_step if which == "best" else which
     if step is None:
         return newest
-    if not str(step).isdigit() or not (folder := newest.parent / _name(int(step))).is_dir():
-        there = ", ".join(str(commits.read(one).step) for one in _complete(newest.parent))
+    if not str(step).isdigit() or not (folder := newest.parent / staging.name_of(int(step))).is_dir():
+        there = ", ".join(str(int(one.name[5:])) for one in complete(newest.parent))
         raise CheckpointError(f"{run_dir}: no commit `{step}`; there are `best`, `latest` and the steps {there}")
     return folder
 
 
-def save(
-    model: ShardedModel, progress: Progress, window: Tensors, reason: str, config: Config, manifest: str, rt: Runtime
-) -> Path:
-    """Commit the state after a step. All ranks call it; when it returns, the commit is complete.
+def newest_sound(run_dir: str | Path, rt: Runtime, on_damaged: Callable[[Path, str], None]) -> Path | None:
+    """The newest commit of which every byte is as it was written; None if there never was a commit. Collective.
 
-    Raises NonFiniteError if a weight is not finite: such a commit would only hide the last good one. Raises
-    CheckpointError if the disk refuses. Both on every rank; older commits stay as they are.
+    A damaged one is told of and set aside, since the run that goes on from an older one will come to its step again.
+    Raises CheckpointError if all are damaged: to begin anew is for a person to decide.
     """
-    root = Path(config.run.dir) / FOLDER
-    target, staged = root / _name(progress.step), root / f".staged-{progress.step:010d}"
+    found = rt.from_first(lambda: complete(Path(run_dir) / FOLDER))  # file systems may show the others less
+    for folder in reversed(found):
+        try:
+            verify(folder, rt)
+        except DamagedCommitError as error:
+            place = rt.from_first(lambda damaged=folder: staging.set_aside(damaged))
+            on_damaged(place, str(error))
+        else:
+            return folder
+    if found:
+        raise _agreed(
+            CheckpointError(
+                f"{run_dir}: none of its {len(found)} commits is sound, see {FOLDER}/damaged-*; restore them from a "
+                f"copy, or choose another run.dir to begin anew"
+            )
+        )
+    return None
+
+
+def newest_description(run_dir: str | Path) -> Commit | None:
+    """What the newest commit says of itself that says anything; None if there is none."""
+    for folder in reversed(complete(Path(run_dir) / FOLDER)):
+        try:
+            return commits.read(folder)
+        except DamagedCommitError:
+            continue  # it will be told, and an older one taken, when the weights are loaded
+    return None
+
+
+def verify(folder: Path, rt: Runtime) -> None:
+    """Every byte of a commit against its checksums, each file by one rank. Collective.
+
+    Raises DamagedCommitError, on every rank: a file that differs, is missing, or does not belong to it.
+    """
+    rt.all_ranks(lambda: verify_share(folder, rt.rank, rt.size))
+
+
+def verify_share(folder: Path, rank: int = 0, world: int = 1) -> None:
+    """The same for every world-th file. No collective."""
+    sums = commits.read_sums(folder)
+    there = {entry.name for entry in os.scandir(folder)} - {disk.SUMS, commits.RECALIBRATION}
+    if strangers := sorted(there - sums.keys()):
+        raise DamagedCommitError(
+            f"{folder / strangers[0]}: does not belong to the commit; {disk.SUMS} does not list it"
+        )
+    for name in sorted(sums)[rank::world]:
+        disk.check_file(folder, name, sums[name])
+
+
+def stage(model: ShardedModel, progress: Progress, window: Tensors, config: Config, rt: Runtime) -> Staging:
+    """Begin a commit of the state after a step; it is complete once it was `published`. Collective.
+
+    Raises CheckpointError, on every rank, if the disk refuses; older commits stay as they are.
+    """
+    tensors = held(model.state() | {WINDOW: window})
+    return staging.begin(Path(config.run.dir) / FOLDER, progress.step, tensors, rt)
+
+
+def publish(
+    staged: Staging,
+    write: Callable[[], dict[str, str]],
+    model: ShardedModel,
+    progress: Progress,
+    reason: str,
+    config: Config,
+    manifest: str,
+    rt: Runtime,
+) -> Path:
+    """Make the commit complete. `write` writes this rank's part, or tells how that went. Collective.
+
+    Raises CheckpointError, on every rank, if the disk refused anywhere, NonFiniteError if a weight is not finite.
+    Nothing is left of the attempt then.
+    """
     commit = Commit(
         version=commits.VERSION,
         step=progress.step,
@@ -90,86 +162,52 @@ def save(
         selection=progress.selection,
         lost=progress.lost,
         tested=progress.tested,
+        judged=progress.judged,
         order=order.VERSION,
     )
-    rt.all_ranks(lambda: _check_finite(model, progress.step))
-    rt.from_first(lambda: _on_disk(_stage, root, staged))
     try:
-        dcp.save(model.state() | {WINDOW: window}, checkpoint_id=staged)
-    except (CheckpointException, OSError) as error:
-        raise _agreed(f"{staged}: can not be written: {_reason(error)}; older commits are intact") from None
-    rt.from_first(lambda: _on_disk(_publish, commit, root, staged, target, config.train.keep))
-    return target
+        sums = rt.all_ranks(write)
+        everyone = rt.gather(sums)
+        whole = {name: digest for one in everyone for name, digest in one.items()}
+        return rt.from_first(lambda: staging.publish(staged, whole, commit, config.train.keep))
+    except (CheckpointError, NonFiniteError):
+        rt.from_first(lambda: staging.discard(staged))
+        raise
 
 
-def load(model: ShardedModel, folder: Path, window: Tensors | None = None, weights_only: bool = False) -> None:
-    """Fill `model` and the tensors of `window` from a commit, resharding as needed.
+def save(
+    model: ShardedModel, progress: Progress, window: Tensors, reason: str, config: Config, manifest: str, rt: Runtime
+) -> Path:
+    """Commit the state after a step; when it returns, the commit is complete. Collective. Raises as its halves."""
+    staged = stage(model, progress, window, config, rt)
+    return publish(staged, staged.write, model, progress, reason, config, manifest, rt)
 
-    `weights_only`: leave the optimizer states. Raises CheckpointError, on every rank, if a tensor is missing or differs
-    in shape.
+
+def load(
+    model: ShardedModel,
+    folder: Path,
+    rt: Runtime,
+    window: Tensors | None = None,
+    weights_only: bool = False,
+    verified: bool = False,
+) -> None:
+    """Verify a commit and fill `model` and the tensors of `window` from it, whatever ranks and plan have made it.
+
+    `weights_only`: leave the optimizer states. `verified`: its bytes were looked at before. Raises CheckpointError, on
+    every rank, if it is damaged, or if a tensor is missing or differs in shape or type. Collective.
     """
+    if not verified:
+        verify(folder, rt)
     if not weights_only:
         model.materialise_states()
     state = model.state()
     if weights_only:
         del state["optimizer"]
-    if window is not None:
-        state[WINDOW] = window
-    try:
-        dcp.load(state, checkpoint_id=folder)
-    except (CheckpointException, RuntimeError, ValueError, OSError) as error:
-        raise _agreed(f"{folder}: can not be loaded into this model: {_reason(error)}") from None
+    tensors = held(state if window is None else state | {WINDOW: window})
+    rt.all_ranks(lambda: fill(folder, read_index(folder), tensors))
     model.load_state(state)
 
 
-def _name(step: int) -> str:
-    return f"step-{step:010d}"
-
-
-def _complete(root: Path) -> list[Path]:
-    """The complete commits, oldest first."""
-    return sorted(path.parent for path in root.glob("step-*/" + commits.NAME))
-
-
-def _check_finite(model: ShardedModel, step: int) -> None:
-    if not model.all_finite():
-        raise NonFiniteError(f"step {step}: a weight is not finite, so it was not committed; lower the learning rates")
-
-
-def _stage(root: Path, staged: Path) -> None:
-    """An empty folder for the commit; what killed attempts left behind is removed."""
-    for old in (*root.glob(".staged-*"), *root.glob(".old-*")):
-        shutil.rmtree(old)
-    staged.mkdir(parents=True)
-
-
-def _publish(commit: Commit, root: Path, staged: Path, target: Path, keep: int) -> None:
-    """Rename the staged folder to its name, which makes it a commit; then let the oldest go, the best one excepted."""
-    (staged / commits.NAME).write_text(json.dumps(asdict(commit), indent=1) + "\n")
-    os.rename(staged, target)
-    best = commit.selection.best_step
-    for old in _complete(root)[:-keep]:
-        if best is not None and old.name == _name(best):
-            continue
-        # Renamed first: a kill while files are being removed must not leave a commit with a part of them.
-        doomed = root / f".old-{old.name}"
-        os.rename(old, doomed)
-        shutil.rmtree(doomed)
-
-
-def _on_disk(action: Callable[..., None], *arguments: object) -> None:
-    try:
-        action(*arguments)
-    except OSError as error:
-        raise CheckpointError(f"{error.filename}: {error.strerror}; older commits are intact") from None
-
-
-def _agreed(message: str) -> CheckpointError:
-    """torch.distributed.checkpoint has gathered the failures of all ranks: every rank raises."""
-    error = CheckpointError(message)
+def _agreed(error: CheckpointError) -> CheckpointError:
     error.all_ranks = True
     return error
-
-
-def _reason(error: BaseException) -> str:
-    return str(error).strip().splitlines()[-1]

@@ -43,7 +43,18 @@ from dist_mtl.config.model import (
     SingleTask,
     Temperature,
 )
-from dist_mtl.config.section import MAX_COUNT, Dim, Population, Positive, Seconds, Section, Seed, Share, Widths
+from dist_mtl.config.section import (
+    MAX_COUNT,
+    Dim,
+    PathText,
+    Population,
+    Positive,
+    Seconds,
+    Section,
+    Seed,
+    Share,
+    Widths,
+)
 
 
 class EmbeddingOptim(Section):
@@ -80,7 +91,12 @@ class TrainConfig(Section):
     checkpoint_every: Positive = 500  # steps
     evaluate_every: Positive | None = None  # steps; none: at the end only
     evaluate_every_rows: Positive | None = None  # the same in rows, whatever the batch
+    # Steps of the whole run that may be left untrained because a loss or a gradient is not finite; their rows are
+    # listed in RUN/bad_steps.jsonl. 0: the first one ends the run. (A dynamic table has seen the ids of such a step.)
+    skip_nonfinite: Annotated[int, Field(ge=0, le=MAX_COUNT)] = 0
     keep: Annotated[int, Field(ge=2)] = 2  # commits; one may turn out damaged, so never fewer than 2
+    commit: Literal["blocking", "background"] = "blocking"  # background: training waits for a copy in memory only
+    failed_commits: Annotated[int, Field(ge=0)] = 3  # in a row that a full disk may cost; one more ends the run
 
 
 class MetricsConfig(Section):
@@ -114,14 +130,17 @@ class DiagnoseConfig(Section):
 
 
 class RunConfig(Section):
-    dir: str
+    dir: PathText  # everything that a run writes is below it
     tensorboard: bool = False  # also write RUN/tensorboard; needs the extra `tensorboard`
+    resume: Literal["auto", "off", "required"] = "auto"  # off: never from a commit; required: never from the start
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(gt=0, le=4096)] | None = (
         None  # of the dense kernels, per rank; none: what the launcher set
     )
     start_timeout: Seconds = 600  # seconds for start-up collectives: ranks import, read and plan at their own pace
-    step_timeout: Seconds = 300  # seconds for a collective after step 1; a healthy step takes well under one
+    step_timeout: Seconds = 300  # seconds in which a rank must move after step 1; a healthy step takes well under one
+    watchdog: bool = True  # end a rank that hangs, with its stacks on stderr; false: while a debugger holds one
+    attempts: Positive = 3  # starts from one step that may die without a further commit; then a person is needed
 
 
 class Config(Section):

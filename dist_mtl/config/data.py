@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dist_mtl.config.place import with_ranges
-from dist_mtl.config.section import Dim, Population, Positive, Section, Seed, Share
+from dist_mtl.config.place import Place, with_ranges
+from dist_mtl.config.section import Dim, PathText, Population, Positive, Section, Seed, Share
 from dist_mtl.errors import ConfigError
 
 Ranges = dict[str, tuple[int | str, int | str]]  # partition key -> first and last value
@@ -65,9 +65,9 @@ class DataConfig(Section):
     0). With `funnel` false no label implies another, and every row is as good as the next.
     """
 
-    train: str
-    test: str | None = None  # evaluated once, at the end
-    validation: str | None = (
+    train: PathText
+    test: PathText | None = None  # evaluated once, at the end
+    validation: PathText | None = (
         None  # evaluated on the way, for `select`; none: data.test, whose metrics are then optimistic
     )
     labels: Annotated[tuple[str, ...], Field(min_length=1)] = ("click", "conversion")
@@ -100,6 +100,10 @@ class DataConfig(Section):
             folder, ranges = getattr(self, key), getattr(self, name)
             if ranges and folder is None:
                 raise ValueError(f"{name}: there is no data.{key} to take partitions of; name its folder, too")
+            try:
+                Place.parse(folder or "")
+            except ConfigError as error:
+                raise ValueError(f"{key}: {error}") from None
             try:
                 changes |= {key: with_ranges(folder, ranges), name: {}} if ranges else {}
             except ConfigError as error:

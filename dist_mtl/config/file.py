@@ -1,6 +1,7 @@
 """TOML file + dotted overrides -> `Config`, or one `ConfigError` that names every wrong key."""
 
 import json
+import re
 import tomllib
 import types
 import typing
@@ -12,10 +13,16 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from dist_mtl.config import Config
+from dist_mtl.config.place import without_secrets
+from dist_mtl.config.rules import MOST_TOLD
 from dist_mtl.errors import ConfigError
 from dist_mtl.hints import nearest
 
 MAX_BYTES = 1_000_000  # a configuration is written by hand; more is a mistake or an attack
+MAX_LINE = 1_000  # characters of a message's line: a key or a value may be of any length
+# a.b.c ... with more than 64 parts: tomllib takes a time that grows with their square, minutes for a file of 1 MB.
+PART = r"""(?:[\w+-]++|"(?:\\.|[^"\\\n])*+"|'[^'\n]*+')"""
+CHAIN = re.compile(rf"""(?<![\w+\\-]){PART}(?:[ \t]*+\.[ \t]*+{PART}){{64}}""")
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -36,12 +43,19 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         if len(raw) > MAX_BYTES:
             size = max(path.stat().st_size, len(raw))
             raise ConfigError(f"{path}: {size} bytes; a configuration has at most {MAX_BYTES}")
-        return tomllib.loads(raw.decode())
+        return _toml(raw.decode("utf-8-sig"))  # with the mark that some editors put first
     except OSError as error:
         siblings = [str(p) for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
         raise ConfigError(f"{path}: {error.strerror}. {nearest(str(path), siblings)}".strip()) from None
     except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, or an integer of more than 4,300 digits
-        raise ConfigError(f"{path}: not TOML: {error}") from None
+        raise ConfigError(f"{path}: not TOML: {readable(str(error))}") from None
+
+
+def _toml(text: str) -> dict[str, Any]:
+    """Raises ValueError or RecursionError for what is not TOML, or nested deeper than any configuration."""
+    if CHAIN.search(text):
+        raise ValueError("a key of more than 64 parts; no key of a configuration has more than 5")
+    return tomllib.loads(text)
 
 
 def parse(tree: dict[str, Any], overrides: Sequence[str] = (), source: str = "config") -> Config:
@@ -53,10 +67,22 @@ def parse(tree: dict[str, Any], overrides: Sequence[str] = (), source: str = "co
         # A TOML date is its ISO text, as which the folders of partitions are named and compared.
         return Config.model_validate_json(json.dumps(tree, default=_iso), strict=True)
     except ValidationError as error:
-        lines = [line for item in error.errors() for line in _explain(item)]
-        raise ConfigError("\n".join(f"{source}: {line}" for line in lines)) from None
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{source}: {error}") from None
+        lines = [line for item in error.errors(include_url=False)[:MOST_TOLD] for line in _explain(item)]
+        more = error.error_count() - MOST_TOLD
+        lines += [f"and {more:,} mistakes more; correct these first"] if more > 0 else []
+        raise ConfigError("\n".join(f"{source}: {readable(line)}" for line in lines)) from None
+    except RecursionError:
+        deep = "values are nested too deeply; no value of a configuration is deeper than 5"
+        raise ConfigError(f"{source}: {deep}") from None
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{source}: {readable(str(error))}") from None
+
+
+def readable(text: str) -> str:
+    """`text` for a terminal and a log: no secrets of URLs, control characters as their escapes, of bounded length."""
+    safe = without_secrets(text)
+    shown = safe if len(safe) <= MAX_LINE else f"{safe[: MAX_LINE // 2]} ... {safe[-MAX_LINE // 2 :]}"
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in shown)
 
 
 def _iso(value: Any) -> str:
@@ -70,16 +96,17 @@ def _override(tree: dict[str, Any], text: str) -> dict[str, Any]:
     dotted, equals, raw = text.partition("=")
     keys = dotted.strip().split(".")
     if not equals or not all(keys):
-        raise ConfigError(f"--set={text}: write it as --set=section.key=value")
+        raise ConfigError(f"--set={readable(text)}: write it as --set=section.key=value")
     try:
-        value = tomllib.loads(f"value = {raw}")["value"]
+        read = _toml(f"value = {raw}")
+        value = read["value"] if len(read) == 1 else raw  # behind a line break there may stand more
     except (ValueError, RecursionError):  # see read_toml
         value = raw
     root = node = dict(tree)
     for key in keys[:-1]:
         below = node.get(key, {})
         if not isinstance(below, dict):
-            raise ConfigError(f"--set={text}: `{key}` is a value, it has no keys below it")
+            raise ConfigError(f"--set={readable(text)}: `{readable(key)}` is a value, it has no keys below it")
         node[key] = dict(below)
         node = node[key]
     node[keys[-1]] = value
@@ -102,8 +129,13 @@ def _explain(item: Any) -> list[str]:
         case "value_error":
             return [f"{where}: {item['ctx']['error']}"]
         case _:
-            got = repr(item["input"])
-            return [f"{where}: {item['msg']}; got {got if len(got) < 80 else got[:77] + '...'}"]
+            return [f"{where or 'the whole'}: {item['msg']}; got {_brief(item['input'])}"]
+
+
+def _brief(value: Any) -> str:
+    """A value for a message, at most 80 characters; secrets go before the cut could hide what they are."""
+    text = without_secrets(repr(value[:1000] if isinstance(value, str) else value))
+    return text if len(text) < 80 else text[:77] + "..."
 
 
 def _walk(loc: Sequence[str | int]) -> tuple[list[str], type[BaseModel] | None]:

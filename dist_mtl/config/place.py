@@ -19,6 +19,10 @@ from dist_mtl.errors import ConfigError
 Range = tuple[str, str]  # first and last value; whole numbers are compared as such (data/files/partition.py)
 RANGE = re.compile(r"([^=]+)=(.+?)\.\.(.+)")
 WHOLE = re.compile(r"-?\d{1,18}")
+# What a URL must not hold: user:password@, and parameters that are keys or signatures.
+PASSWORD = re.compile(r"//[^/@\s]*:[^/@\s]*@")
+SECRETS = "secret|token|passw|signature|credential|access_?key|api_?key"
+KEY = re.compile(rf"([?&;][^=&;]*(?:{SECRETS})[^=&;]*|[?&;]sig)=[^&;\s]+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,12 @@ class Place:
     ranges: dict[str, Range] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not self.is_local and without_secrets(self.url) != self.url:
+            raise ConfigError(
+                f"{without_secrets(self.url)}: a key or a password stands in the URL, from where it would come into "
+                f"logs, commits and reports; leave it to the environment (AWS_ACCESS_KEY_ID, "
+                f"GOOGLE_APPLICATION_CREDENTIALS, ...) or to the files of the store's own tools"
+            )
         for key, (first, last) in self.ranges.items():
             if not (key and first and last):
                 raise ConfigError(f"{self.url}: {key or 'a range'} needs a name, a first and a last value")
@@ -60,6 +70,11 @@ class Place:
     def is_local(self) -> bool:
         """Whether it is a path on this machine, not a URL."""
         return "://" not in self.url
+
+
+def without_secrets(text: str) -> str:
+    """`text` with every user:password@ and every key in a URL as ***, for a message."""
+    return KEY.sub(r"\1=***", PASSWORD.sub("//***@", text))
 
 
 def normal(text: str) -> str:

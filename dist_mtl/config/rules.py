@@ -1,6 +1,7 @@
 """Rules between the values of a `Config`: each names the keys, the reason and what to do."""
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from dist_mtl.config.place import Place, overlap
@@ -11,14 +12,20 @@ if TYPE_CHECKING:
     from dist_mtl.config import Config
 
 
+MOST_TOLD = 50  # mistakes that one error lists; looking for each takes a time that grows with the configuration
+
+
 def check(config: "Config") -> None:
-    """Raise ValueError with every rule that is broken, one a line."""
-    if problems := [problem for rule in RULES for problem in rule(config)]:
+    """Raise ValueError with every rule that is broken, one a line; the first ones, if they are many."""
+    found = (problem for rule in RULES for problem in rule(config))
+    if problems := list(islice(found, MOST_TOLD)):
         raise ValueError("\n".join(problems))
 
 
 def _data(config: "Config") -> Iterator[str]:
     data = config.data
+    if not Place.parse(config.run.dir).is_local:
+        yield f"run.dir: `{config.run.dir}` is a URL; a run is written to a local folder, name one"
     for key, folder in (("test", data.test), ("validation", data.validation)):
         if folder is not None and overlap(folder, data.train):
             yield (
@@ -53,7 +60,8 @@ def _data(config: "Config") -> Iterator[str]:
 
 
 def _model(config: "Config") -> Iterator[str]:
-    dims = {config.all_tables[t].dim for f in config.features if (t := config.table_of(f)) in config.all_tables}
+    tables = config.all_tables  # once: it is made anew each time
+    dims = {tables[t].dim for f in config.features if (t := config.table_of(f)) in tables}
     if not dims:
         yield "features: at least one must be an id, a bag or a bucketised number"
     spec = config.model.interaction

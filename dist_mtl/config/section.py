@@ -2,7 +2,9 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+MAX_PATH = 4096  # bytes, as the kernel has it
 
 # No count here needs more, and up to 2**43 rows of a table have initial values of their own (model/embedding.py).
 MAX_COUNT = 2**43
@@ -13,6 +15,17 @@ Seconds = Annotated[int, Field(gt=0, le=10**6)]  # 11 days; a C++ duration overf
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # int64
 Widths = Annotated[tuple[Positive, ...], Field(min_length=1)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _path(text: str) -> str:
+    if not text.strip() or any(ord(letter) < 32 or ord(letter) == 127 for letter in text):
+        raise ValueError(f"{text[:80]!r} is no path: it is empty, or has a control character; correct it")
+    if len(text.encode()) > MAX_PATH:
+        raise ValueError(f"a path of {len(text.encode()):,} bytes; the system takes {MAX_PATH:,}")
+    return text
+
+
+PathText = Annotated[str, AfterValidator(_path)]  # of a folder or a URL, taken as it stands: no ~, no $NAME, no *
 
 
 class Section(BaseModel):

@@ -39,10 +39,11 @@ def table_name_for(wanted: str, used: Collection[str]) -> str:
 
 
 def _table_names(config: "Config") -> Iterator[str]:
-    for name in config.all_tables:
-        others = [n for n in (*config.all_tables, *config.features) if n != name]
+    tables = config.all_tables
+    for name in tables:
         if table_name_for(name, ()) == name:
             continue
+        others = {*tables, *config.features} - {name}
         other = table_name_for(name, others)
         reason = "torch keeps it for itself" if name in TAKEN else "it must be letters, digits and _, a letter first"
         if name in config.tables:

@@ -1,6 +1,6 @@
-"""One training step over all ranks: forward, all-rank finite check, backward with the fused update, dense update."""
+"""One training step over all ranks: forward, backward down to the tables, an agreement of all ranks, the update."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -12,6 +12,11 @@ from dist_mtl.parallel.collectives import Collectives
 from dist_mtl.parallel.runtime import Runtime
 from dist_mtl.parallel.shard import ShardedModel
 from dist_mtl.parallel.stopwatch import Stopwatch
+
+ADVICE = (
+    "Lower optim.dense.lr and optim.embedding.lr, or look for extreme values among the dense features; "
+    "train.skip_nonfinite lets a run do without some steps"
+)
 
 
 class Objective(Protocol):
@@ -32,6 +37,41 @@ class Objective(Protocol):
 
 
 @dataclass(frozen=True)
+class Share:
+    """A rank's own part in a step whose values are not all finite."""
+
+    losses: dict[str, float]  # its share of each term and of the loss
+    gradient: float  # norm at its rows' pooled embeddings
+
+    @property
+    def is_finite(self) -> bool:
+        return all(torch.tensor([*self.losses.values(), self.gradient], dtype=torch.float64).isfinite().tolist())
+
+
+@dataclass(frozen=True)
+class Flaw:
+    """Why a step was not trained: the losses of the global batch, each rank's part in it. The same on every rank."""
+
+    losses: dict[str, float]
+    shares: tuple[Share, ...]
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """Those that saw a value that is not finite; empty if only a sum over the ranks is none."""
+        return tuple(rank for rank, share in enumerate(self.shares) if not share.is_finite)
+
+    def told(self, step: int) -> str:
+        """In words."""
+        losses = ", ".join(f"{name} {value:g}" for name, value in self.losses.items())
+        where = f"on rank {', '.join(map(str, self.ranks))}" if self.ranks else "once summed over the ranks"
+        gradient = max((share.gradient for share in self.shares), key=lambda norm: (norm != norm, norm))
+        return (
+            f"step {step}: the losses are {losses}, the largest norm of a gradient {gradient:g}; not finite {where}. "
+            f"No weight was changed by this step"
+        )
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What a step left; terms and loss are those of the global batch, equal on every rank, float64, on the CPU."""
 
@@ -40,6 +80,8 @@ class Outcome:
     loss: float
     outputs: Any  # of this rank's rows, as the weights before the step gave them
     statistics: dict[str, Any] | None  # only where they were asked for
+    flaw: Flaw | None = None  # then nothing was trained
+    stop: bool = False  # a rank was asked to stop
 
 
 def train_step(
@@ -49,17 +91,20 @@ def train_step(
     rt: Runtime,
     watch: Stopwatch | None = None,
     diagnose: bool = False,
+    tolerant: bool = False,
 ) -> Outcome:
-    """Train one batch; `watch` takes the times of its phases. `diagnose`: the same on every rank.
+    """Train one batch; `watch` takes the times of its phases. `diagnose`, `tolerant`: the same on every rank.
 
-    Raises NonFiniteError on every rank, before any weight has changed, if a term or the loss is not finite.
+    If a term, the loss, or a gradient of a dense weight or of the pooled embeddings is not finite, every rank raises
+    NonFiniteError, or, if `tolerant`, returns with a flaw. Weights, optimizer states and counts are then as they were.
     """
     watch, ranks = watch or Stopwatch(), Collectives.of(rt)
+    rt.watchdog.alive("training", batch.step)
     batch = batch.to(rt.device)
     totals_M = rt.all_reduce(objective.totals(batch)).float()
     model.set_rates(batch.step)
     model.optimizer.zero_grad()  # also hands a changed learning rate to the fused kernel
-    outputs = model.module(batch)
+    outputs = model.cut.forward(batch)
     statistics = None
     if diagnose:
         watch.lap("forward")
@@ -67,24 +112,36 @@ def train_step(
         watch.lap("diagnosis")
     terms_L, loss = objective.shares(outputs, batch, totals_M, ranks)
     watch.lap("forward")
-    found = torch.cat([terms_L.detach(), loss.detach()[None]]).double()
-    all_ranks_found = rt.all_reduce(found).cpu()
-    if not bool(all_ranks_found.isfinite().all()):
-        raise _not_finite(batch.step, dict(zip((*objective.names, "loss"), all_ranks_found.tolist(), strict=True)))
-    watch.lap("agree")
     # The share is a part of a sum over ranks, but gradients are averaged over ranks: hence the factor.
     (loss * rt.size).backward()
     watch.lap("backward")
+    mine = torch.cat([terms_L.detach(), loss.detach()[None]]).double()
+    flags = torch.stack([model.cut.is_bad(), torch.full((), rt.stop.signal is not None, device=rt.device)])
+    *all_ranks_found, all_ranks_bad, all_ranks_stop = rt.all_reduce(torch.cat([mine, flags])).cpu()
+    found_M = torch.stack(all_ranks_found)
+    outcome = Outcome(batch.step, found_M[:-1], float(found_M[-1]), outputs, statistics, stop=bool(all_ranks_stop))
+    watch.lap("agree")
+    if bool(all_ranks_bad) or not bool(found_M.isfinite().all()):
+        return _untrained(outcome, model, objective, mine, rt, tolerant)
+    model.cut.backward()
+    watch.lap("backward")
     model.optimizer.step()
     watch.lap("update")
-    return Outcome(batch.step, all_ranks_found[:-1], float(all_ranks_found[-1]), outputs, statistics)
+    return outcome
 
 
-def _not_finite(step: int, losses: dict[str, float]) -> NonFiniteError:
-    told = ", ".join(f"{name} {value:g}" for name, value in losses.items())
-    error = NonFiniteError(
-        f"step {step}: the losses are {told}; no weight was changed by this step. Lower optim.dense.lr and "
-        f"optim.embedding.lr, or look for extreme values among the dense features"
-    )
+def _untrained(
+    outcome: Outcome, model: ShardedModel, objective: Objective, mine: Tensor, rt: Runtime, tolerant: bool
+) -> Outcome:
+    """The outcome with its flaw, which the ranks tell each other; an error unless `tolerant`."""
+    names = (*objective.names, "loss")
+    share = Share(dict(zip(names, mine.tolist(), strict=True)), model.cut.pooled_norm())
+    whole = [*outcome.terms_L.tolist(), outcome.loss]
+    flaw = Flaw(dict(zip(names, whole, strict=True)), tuple(rt.gather(share)))
+    model.cut.undo()
+    model.optimizer.zero_grad()
+    if tolerant:
+        return replace(outcome, flaw=flaw)
+    error = NonFiniteError(f"{flaw.told(outcome.step)}. {ADVICE}")
     error.all_ranks = True
-    return error
+    raise error

@@ -2,13 +2,15 @@
 
 import gc
 import logging
+import os
+import socket
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,6 +18,8 @@ import torch.distributed as dist
 from dist_mtl.config import RunConfig
 from dist_mtl.errors import FAMILIES, ConfigError, DistMtlError, InternalError
 from dist_mtl.parallel.heap import keep_freed_memory
+from dist_mtl.parallel.stop import StopFlag
+from dist_mtl.parallel.watchdog import Watchdog
 from dist_mtl.parallel.world import World
 
 T = TypeVar("T")
@@ -29,6 +33,8 @@ class Runtime:
     device: torch.device
     group: dist.ProcessGroup
     step_timeout: timedelta
+    stop: StopFlag = field(default_factory=StopFlag)
+    watchdog: Watchdog = field(default_factory=Watchdog)
 
     @property
     def rank(self) -> int:
@@ -46,6 +52,7 @@ class Runtime:
         other ranks as an InternalError.
         """
         value, error = None, None
+        self.watchdog.alive()
         try:
             value = action()
         except DistMtlError as failure:
@@ -82,20 +89,27 @@ class Runtime:
             value = shared[0]
         return value
 
+    def honour_stop(self) -> None:
+        """Raise Preempted on every rank if a signal has come to any. Collective; for where nothing has to be saved."""
+        self.all_ranks(self.stop.check)
+
     def all_reduce(self, values: torch.Tensor) -> torch.Tensor:
         """`values` summed over the ranks, in place."""
+        self.watchdog.alive()
         if self.size > 1:
             dist.all_reduce(values, group=self.group)
         return values
 
     def largest(self, values: torch.Tensor) -> torch.Tensor:
         """`values` with the largest of all ranks in each place, in place."""
+        self.watchdog.alive()
         if self.size > 1:
             dist.all_reduce(values, dist.ReduceOp.MAX, group=self.group)
         return values
 
     def gather(self, value: T) -> list[T]:
         """Every rank's `value`, on every rank. For small things; it travels between our own ranks as a pickle."""
+        self.watchdog.alive()
         if self.size == 1:
             return [value]
         told: list = [None] * self.size
@@ -104,6 +118,7 @@ class Runtime:
 
     def all_to_all(self, rows_NC: torch.Tensor, counts_W: torch.Tensor) -> torch.Tensor:
         """Send the first counts_W[0] rows to rank 0, the next counts_W[1] to rank 1, ...; return what came, by rank."""
+        self.watchdog.alive()
         if self.size == 1:
             return rows_NC
         sent_W = counts_W.to(self.device)
@@ -120,14 +135,19 @@ class Runtime:
             dist.barrier(group=self.group)
 
     def started(self) -> None:
-        """Call after step 1: from now on a collective that takes longer than `run.step_timeout` is a hang."""
+        """Call after step 1: from now on what takes longer than `run.step_timeout` is a hang, collective or not."""
+        self.watchdog.started(self.step_timeout.total_seconds())
         if self.size > 1:
             dist.distributed_c10d._set_pg_timeout(self.step_timeout, self.group)
 
 
 @contextmanager
 def runtime(config: RunConfig) -> Iterator[Runtime]:
-    """Join the process group (gloo on CPU, NCCL on CUDA) and leave it at the end. A world of one needs no launcher."""
+    """Join the process group (gloo on CPU, NCCL on CUDA) and leave it at the end. A world of one needs no launcher.
+
+    Meanwhile SIGTERM and SIGINT set the stop flag, and a watchdog ends a rank that hangs. What passes through as an
+    exception takes a note along of what the rank was doing.
+    """
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # warns of a call that torchrec makes
     warnings.filterwarnings("ignore", module=r"torchrec|fbgemm_gpu|torch\.distributed")
     world = World.from_env()
@@ -139,18 +159,56 @@ def runtime(config: RunConfig) -> Iterator[Runtime]:
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
     timeout = timedelta(seconds=config.start_timeout)
-    alone = {} if world.launched else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+    _keep_to_this_node(world)
+    with ExitStack() as guards:
+        stop, watchdog = StopFlag(), Watchdog()
+        guards.enter_context(stop.listening())
+        guards.enter_context(watchdog.watching(config, world))
+        _join(backend, timeout, world, config)
+        rt = Runtime(world, device, dist.group.WORLD, timedelta(seconds=config.step_timeout), stop, watchdog)
+        try:
+            yield rt
+        except Exception as error:
+            error.add_note(watchdog.where)
+            raise
+        # Not after an error: a group with a dead peer can block here, and the process is about to end anyway.
+        gc.collect()  # DDP's reducers hold the group; destroying it under them warns
+        dist.destroy_process_group()
+
+
+def _join(backend: str, timeout: timedelta, world: World, config: RunConfig) -> None:
     try:
-        dist.init_process_group(backend, timeout=timeout, **alone)
+        dist.init_process_group(backend, timeout=timeout, **_meeting_place(world, timeout))
     except (RuntimeError, ValueError) as error:
         raise InternalError(
             f"rank {world.rank} of {world.size} could not join the others within {config.start_timeout} s: "
             f"{str(error).splitlines()[0]}. Is the rendezvous address free, and did every rank start?"
         ) from None
-    yield Runtime(world, device, dist.group.WORLD, timedelta(seconds=config.step_timeout))
-    # Not after an error: a group with a dead peer can block here, and the process is about to end anyway.
-    gc.collect()  # DDP's reducers hold the group; destroying it under them warns
-    dist.destroy_process_group()
+
+
+def _keep_to_this_node(world: World) -> None:
+    """Ranks of one node talk over its loopback, unless told otherwise: what they tell each other, pickles among it, is
+    within nobody else's reach. (gloo takes the interface that the host's name stands for.)
+    """
+    if world.size == world.local_size:
+        for name in {name for _, name in socket.if_nameindex()} & {"lo", "lo0"}:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+
+
+def _meeting_place(world: World, timeout: timedelta) -> dict[str, Any]:
+    """Where the ranks meet, for `init_process_group`; empty: where the launcher's environment says.
+
+    A store that an agent lends is the same after a restart, and in it the new ranks read the addresses of the dead ones
+    ("connectFullMesh ... Connection refused", pytorch issue 135712). So each attempt writes under a name of its own.
+    With several agents the launcher has to see to it: torchx_components.AGENT_ENV.
+    """
+    if not world.launched:
+        return {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+    if world.store is None:
+        return {}
+    lent = world.store
+    store = dist.TCPStore(lent.host, lent.port, world.size, is_master=False, timeout=timeout)
+    return {"store": dist.PrefixStore(f"attempt-{lent.attempt}", store), "rank": world.rank, "world_size": world.size}
 
 
 def _device(config: RunConfig, world: World) -> torch.device:

@@ -22,6 +22,7 @@ from dist_mtl.config import EmbeddingOptim, OptimConfig, TableConfig
 from dist_mtl.data.batch import Batch
 from dist_mtl.errors import ConfigError, InternalError
 from dist_mtl.model.embedding import fill, initial
+from dist_mtl.parallel.cut import Cut
 from dist_mtl.parallel.dynamic import DynamicIds
 from dist_mtl.parallel.plan import Fabric, Sharder, describe_plan, make_plan, plan_digest
 from dist_mtl.parallel.runtime import Runtime
@@ -71,6 +72,7 @@ class ShardedModel:
         self.module = module
         self.optimizer = optimizer
         self.ids = ids
+        self.cut = Cut(module, list(dict(optimizer.optimizers)["dense"].params.values()))
         self._begin = begin
         self._held: dict[str, tuple[list[_Shard], list[_Shard]]] | None = None  # see `_renew`
         self.plan = describe_plan(module.plan)
@@ -111,11 +113,6 @@ class ShardedModel:
                 self._begin.rows(part, table, which)
             for part in states:
                 part.tensor.index_fill_(0, part.local(which), 0)
-
-    def all_finite(self) -> bool:
-        """Whether every weight that this rank holds is finite."""
-        held = (shard.tensor for p in self.module.state_dict().values() for shard in _shards(p))
-        return all(bool(torch.isfinite(tensor).all()) for tensor in held)
 
     def state(self) -> dict[str, Any]:
         """Weights and optimizer states as tensors sharing memory with the model: DTensor-like shards and plain ones."""

@@ -7,6 +7,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from dist_mtl import __version__
 from dist_mtl.errors import ConfigError
+from dist_mtl.outputs import check_outputs
 from dist_mtl.report import headline, quality, system, training
 from dist_mtl.report.history import Run, read
 
@@ -19,6 +20,7 @@ def write(run_dir: str, out: str | None = None) -> Path:
     CheckpointError or DataError where there is no run to tell of, ConfigError where `out` can not be written.
     """
     run = read(run_dir)
+    check_outputs(run_dir)
     path = Path(out) if out is not None else Path(run_dir) / NAME
     try:
         path.write_text(render(run), encoding="utf-8")

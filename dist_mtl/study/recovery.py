@@ -51,7 +51,7 @@ def recover_run(run_dir: str, truth: str, data: str | None = None, which: str = 
         dataset = open_to_score(folder, config, rt, [truth])
         rt.all_ranks(lambda: _check_number(dataset, truth))
         model = build(config, rt, steps=1)  # to train: scoring has no relatedness network
-        store.load(model, trained.folder, weights_only=True)
+        store.load(model, trained.folder, rt, weights_only=True)
         found, truths = [], []
         for batch in batches(dataset, rt):
             with torch.no_grad():

@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from dist_mtl.config import Positive, Section, Seed
-from dist_mtl.config.file import read_toml
+from dist_mtl.config.file import read_toml, readable
 from dist_mtl.errors import ConfigError
 from dist_mtl.hints import nearest
 from dist_mtl.study.overrides import Overrides, problems
@@ -150,9 +150,9 @@ def read_study(path: str) -> Study:
         return Study.model_validate_json(json.dumps(tree), strict=True)
     except ValidationError as error:
         lines = [line for item in error.errors() for line in _explain(item)]
-        raise ConfigError("\n".join(f"{path}: {line}" for line in lines)) from None
+        raise ConfigError("\n".join(f"{path}: {readable(line)}" for line in lines)) from None
     except (TypeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: {error}") from None
+        raise ConfigError(f"{path}: {readable(str(error))}") from None
 
 
 def _explain(item: Any) -> list[str]:

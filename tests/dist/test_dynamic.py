@@ -60,7 +60,7 @@ def test_the_rows_do_not_depend_on_ranks_or_plan(folder: Path, reference: tuple,
     rows, losses, state, renewed = _joined(ranks)
     assert rows == reference[0] and renewed == reference[3] > 300
     gap = np.abs(losses - reference[1]).max()
-    weights = max(np.abs(state[name] - reference[2][name]).max() for name in state if name.startswith("/model/"))
+    weights = max(np.abs(state[name] - reference[2][name]).max() for name in state if name.startswith("model/"))
     print(f"{world} ranks, {sharding}: {renewed} rows renewed, losses within {gap:.1e}, weights within {weights:.1e}")
     assert gap < 1e-5 and weights < 1e-4
 
@@ -118,8 +118,8 @@ def test_resumed_it_ends_with_the_same_bits(folder: Path, whole: dict) -> None:
     state = commit_state(folder / "resumed" / _commit(STEPS))
     assert state.keys() == whole["state"].keys()
     assert [name for name in state if state[name].tobytes() != whole["state"][name].tobytes()] == []
-    maps = {name: state[name] for name in state if name.startswith("/dynamic/")}
-    assert len(maps) == 12 and (maps["/dynamic/user/key"] >= 0).mean() > 0.9
+    maps = {name: state[name] for name in state if name.startswith("dynamic/")}
+    assert len(maps) == 12 and (maps["dynamic/user/key"] >= 0).mean() > 0.9
     counts = [events(folder / run, "counts")[-1]["dynamic"] for run in ("resumed", "whole")]
     assert counts[0] == counts[1] and counts[0]["user"]["evicted"] > 50  # counted over all restarts
 
@@ -132,7 +132,7 @@ def test_resumed_on_other_ranks_every_key_keeps_its_row(folder: Path, whole: dic
         Cluster(world).run(train, settings(folder, run, f"train.max_steps={steps}"), timeout=240)
     assert [e["step"] for e in events(folder / run, "resume")] == ends[:-1]
     state = commit_state(folder / run / _commit(STEPS))
-    maps = [name for name in whole["state"] if name.startswith("/dynamic/")]
+    maps = [name for name in whole["state"] if name.startswith("dynamic/")]
     assert [name for name in maps if state[name].tobytes() != whole["state"][name].tobytes()] == []
     ours, reference = _losses(folder / run), _losses(folder / "whole")
     gap = max(abs(ours[s][label] - reference[s][label]) for s in reference for label in reference[s])
@@ -146,8 +146,8 @@ def test_carried_over_1_2_4_and_1_ranks_it_is_the_same_to_the_bit(folder: Path, 
     for stage, world in enumerate((1, 2, 4, 1)):
         [place, *_] = Cluster(world).run(saved_again, settings(folder, f"carried-{stage}"), place, timeout=120)
     state = commit_state(place)
-    kept = [name for name in whole["state"] if not name.startswith("/window/")]
-    assert sorted(state) == sorted(kept) and any(name.startswith("/dynamic/") for name in kept)
+    kept = [name for name in whole["state"] if not name.startswith("window/")]
+    assert sorted(state) == sorted(kept) and any(name.startswith("dynamic/") for name in kept)
     assert [name for name in kept if state[name].tobytes() != whole["state"][name].tobytes()] == []
 
 

@@ -162,8 +162,8 @@ def test_two_ranks_equal_the_oracle(tmp_path: Path, kind: str, sharding: str, lr
     oracle, expected = train_oracle(config, warmup=5)
     gap = (torch.from_numpy(ranks[0].losses) - torch.stack(expected)).abs().max().item()
     ours = {n: torch.from_numpy(w) for n, w in assemble([r.last for r in ranks]).items()}
-    gaps = {name: (ours[f"/model/{name}"] - w).abs().max().item() for name, w in oracle.named().items()}
-    assert len(gaps) == len([n for n in ours if n.startswith("/model/")])
+    gaps = {name: (ours[f"model/{name}"] - w).abs().max().item() for name, w in oracle.named().items()}
+    assert len(gaps) == len([n for n in ours if n.startswith("model/")])
     worst = max(gaps, key=gaps.get)
     print(f"{kind}, {sharding}: losses differ by {gap:.1e}, weights by {gaps[worst]:.1e} ({worst})")
     assert gap < 1e-6

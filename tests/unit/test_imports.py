@@ -13,7 +13,7 @@ PACKAGE = ROOT / "dist_mtl"
 # may import each other.
 ORDER = [
     ["errors"],
-    ["hints", "parallel.world"],
+    ["hints", "outputs", "parallel.world"],
     ["config"],
     ["selection", "tested"],
     ["data"],
@@ -27,12 +27,12 @@ ORDER = [
     ["tensorboard"],
     ["observe"],
     ["sanity"],
-    ["pace"],
+    ["pace", "committer", "attempts", "bad_steps", "space"],
     ["session"],
     ["train"],
     ["compare", "report", "study"],
     ["describe"],
-    ["cli", "bench", "convert_command"],
+    ["cli", "bench", "convert_command", "verify"],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 # Tools beside the training system; nothing of it may import them.

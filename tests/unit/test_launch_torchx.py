@@ -101,6 +101,18 @@ def test_workers_can_be_restarted() -> None:
     assert build(f"-j 1x2 --env {key}=0 launch/train.py").roles[0].env[key] == "0"
 
 
+def test_the_agent_restarts_its_ranks_as_often_as_asked() -> None:
+    """By the environment, which torchrun reads its options from: the words on its command line are torchx's own."""
+    from torch.distributed.run import parse_args
+
+    for line, restarts in (("", 3), ("--max_restarts 0", 0), ("--max_restarts 7 --max_retries 2", 7)):
+        (role,) = build(f"-j 1x2 {line} launch/train.py").roles
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PET_MAX_RESTARTS", role.env["PET_MAX_RESTARTS"])
+            assert parse_args(torchrun(build("-j 1x2 launch/train.py"))[1:]).max_restarts == restarts
+    assert role.max_retries == 2
+
+
 def test_the_environment_of_the_caller_is_left_alone() -> None:
     env = {"A": "1"}
     torchx_components.ddp("launch/train.py", env=env)

@@ -47,6 +47,11 @@ class Footer:
             found[column] = range(start, start + told.total_compressed_size)
         return found
 
+    def unpacked_bytes(self, row_group: int, columns: Iterable[int]) -> int:
+        """What these columns' chunks have once they are decompressed, as the writer says."""
+        group = self.parsed.row_group(row_group)
+        return sum(group.column(column).total_uncompressed_size for column in columns)
+
 
 def read_footer(file: pa.NativeFile, name: str, listed: int | None = None) -> Footer | None:
     """The footer of an open file; None if its CRC-32 is not the one that was `listed`.

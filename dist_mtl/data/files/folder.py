@@ -5,6 +5,8 @@ packages, where they are installed (memory://, http://, ...). Reading works ever
 the manifest needs, for datasets are written to local folders.
 """
 
+import os
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -53,13 +55,22 @@ class Folder:
         return isinstance(self._home[0], pafs.LocalFileSystem)
 
     def open(self, path: str) -> pa.NativeFile:
-        """A file to read at any place. Raises OSError, FileNotFoundError among them."""
+        """A file to read at any place. Raises OSError, FileNotFoundError among them, DataError for no file of its own.
+
+        (A link may lead within the folder; the folder itself may be one.)
+        """
         filesystem, root = self._home
+        if self.is_local:
+            _check_own(root, path)
         return filesystem.open_input_file(f"{root}/{path}")
 
-    def read_bytes(self, path: str) -> bytes:
-        """All of a small file. Raises OSError."""
+    def read_bytes(self, path: str, most: int) -> bytes:
+        """All of a small file. Raises OSError; DataError as `open`, or if it has more than `most` bytes."""
         with self.open(path) as file:
+            if (size := file.size()) > most:
+                raise DataError(
+                    f"{self.at(path)}: {size:,} bytes, of which there may be {most:,}; list the folder again"
+                )
             return file.read()
 
     def exists(self, path: str) -> bool:
@@ -107,6 +118,15 @@ class Folder:
             raise DataError(f"{self}: there is no such folder; correct data.train, data.test or the argument") from None
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{self}: can not be reached: {reason(error)}; check the URL and the credentials") from None
+
+
+def _check_own(root: str, path: str) -> None:
+    """Raise DataError for what is no file below `root`: opening a pipe waits for ever, a device has no end."""
+    name = f"{root}/{path}"
+    if not stat.S_ISREG(os.stat(name).st_mode):
+        raise DataError(f"{name}: no regular file (a folder, a pipe or a device); take it away and list the folder")
+    if not Path(os.path.realpath(name)).is_relative_to(os.path.realpath(root)):
+        raise DataError(f"{name}: a link that leads out of the dataset's folder; put the file itself there, or a copy")
 
 
 def local(place: str | Path) -> Path:

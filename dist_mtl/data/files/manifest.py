@@ -7,6 +7,7 @@ true probabilities).
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,6 +29,10 @@ from dist_mtl.errors import DataError
 
 NAME = "manifest.json"
 VERSION = 1
+MAX_BYTES = 1 << 30  # of a manifest: some million files
+MAX_ROWS = 1 << 40  # of a dataset; beyond 2**63 numbers of rows would wrap, and no one has so many
+MAX_PATH = 4096  # bytes, as the kernel has it
+CONTROL = re.compile(r"[\0-\x1f\x7f]")
 THREADS = 8  # files looked at side by side: hashing lets go of the interpreter, and a store far away takes its time
 AnyFolder = str | Path | Folder
 
@@ -167,7 +172,7 @@ def read(folder: AnyFolder) -> Manifest:
     folder = Folder.of(folder)
     path = folder.at(NAME)
     try:
-        manifest = TypeAdapter(Manifest).validate_json(folder.read_bytes(NAME))
+        manifest = TypeAdapter(Manifest).validate_json(folder.read_bytes(NAME, MAX_BYTES))
     except FileNotFoundError:
         raise DataError(
             f"{path}: there is no such file. A dataset is a folder of Parquet files with a manifest; "
@@ -181,6 +186,8 @@ def read(folder: AnyFolder) -> Manifest:
         raise DataError(f"{path}: {error.strerror or reason(error)}") from None
     if manifest.version > VERSION:
         raise DataError(f"{path}: format version {manifest.version}; this program knows {VERSION}. Upgrade dist_mtl")
+    if manifest.version < 1:
+        raise DataError(f"{path}: format version {manifest.version}, which never was; list the folder again")
     _check_entries(path, manifest.files)
     manifest = _chosen(folder, replace(manifest, partitions=_partitions(folder, manifest.files)))
     if manifest.num_rows == 0:
@@ -190,11 +197,17 @@ def read(folder: AnyFolder) -> Manifest:
 
 def _check_entries(path: str, files: Sequence[DataFile]) -> None:
     for file in files:
-        pure = PurePosixPath(file.path)
-        if pure.is_absolute() or ".." in pure.parts or "\0" in file.path or len(file.path) > 4096:
-            raise DataError(f"{path}: path {file.path[:80]!r} is not below the dataset's folder")
+        pure, size = PurePosixPath(file.path), len(file.path.encode(errors="replace"))
+        leads_out = pure.is_absolute() or ".." in pure.parts or "://" in file.path
+        if leads_out or not pure.parts or CONTROL.search(file.path) or size > MAX_PATH:
+            raise DataError(
+                f"{path}: path {file.path[:80]!r} is not below the dataset's folder, or no name of a file; correct it, "
+                f"or list the folder again"
+            )
         if any(rows < 0 for rows in file.row_groups):
-            raise DataError(f"{path}: {file.path} claims a negative number of rows")
+            raise DataError(f"{path}: {file.path} claims a negative number of rows; list the folder again")
+    if (claimed := sum(sum(file.row_groups) for file in files)) > MAX_ROWS:
+        raise DataError(f"{path}: claims {claimed:,} rows, of which there can be {MAX_ROWS:,}; list the folder again")
     listed = Counter(str(PurePosixPath(file.path)) for file in files)
     if twice := [name for name, count in listed.items() if count > 1]:
         raise DataError(f"{path}: lists {twice[0]} more than once; its rows would be trained twice")

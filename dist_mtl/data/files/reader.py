@@ -22,6 +22,9 @@ OPEN_FILES = 16  # handles kept open per reader; a window's row groups come from
 # Larger row groups are decoded in batches of so many rows: what keeps a part of one need not keep all of it. It takes
 # 15 % more time, so smaller ones are decoded in one go.
 BATCH_ROWS = 16_384
+# Bytes of the columns of a row group that are read, decompressed or decoded. Writers make row groups of up to about
+# 1 GB; some kB of a compressed file can hold far more, and memory would end before an error could be told.
+MAX_UNPACKED = 1 << 32
 # Bytes between two chunks that are read along rather than asked for twice: what passes in the time of a request.
 LOCAL_GAP, FAR_GAP = 1 << 14, 1 << 20
 
@@ -94,13 +97,14 @@ class Reader:
         where = f"{self.folder.at(block.path)}, row group {block.row_group}"
         try:
             file = self._file(block.file)
+            _check_size(where, file.unpacked_bytes(block.row_group, columns))
             file.load(block.row_group, columns)
         except OSError as error:
             raise DataError(f"{where}: can not be read: {reason(error)}; start again once it can be reached") from None
         except _Damage as damage:
             raise _damaged(where, str(damage), number) from None
         try:
-            table = _decoded(file.parquet, block, columns)
+            table = _decoded(file.parquet, block, columns, where)
         except (pa.ArrowException, OSError) as error:
             raise _damaged(where, reason(error), number) from None
         if table.num_rows != block.rows:
@@ -116,12 +120,23 @@ class Reader:
         return self._open[file.path]
 
 
-def _decoded(file: pq.ParquetFile, block: Block, columns: list[str]) -> pa.Table:
+def _check_size(where: str, size: int) -> None:
+    if size > MAX_UNPACKED:
+        raise DataError(
+            f"{where}: {size / 1e9:.1f} GB or more once unpacked; a row group may have {MAX_UNPACKED / 1e9:.1f} GB, "
+            f"for it is held in memory. Write the file in smaller row groups, and list the folder again"
+        )
+
+
+def _decoded(file: pq.ParquetFile, block: Block, columns: list[str], where: str) -> pa.Table:
     # On one core, columns side by side only wait for each other: 12 % of the time (measured).
     options = {"columns": columns, "use_threads": pa.cpu_count() > 1}
     if block.rows <= BATCH_ROWS:
         return file.read_row_group(block.row_group, **options)
-    batches = list(file.iter_batches(BATCH_ROWS, row_groups=[block.row_group], **options))
+    batches, size = [], 0
+    for batch in file.iter_batches(BATCH_ROWS, row_groups=[block.row_group], **options):
+        batches.append(batch)
+        _check_size(where, size := size + batch.nbytes)  # few bytes can stand for many rows of one value
     return pa.Table.from_batches(batches) if batches else pa.table({})
 
 
@@ -156,10 +171,13 @@ class _File:
         self._leaves = {name: [i for i, leaf in enumerate(names) if f"{leaf}.".startswith(f"{name}.")]
                         for name in self.parquet.schema_arrow.names}  # fmt: skip
 
+    def unpacked_bytes(self, row_group: int, columns: Sequence[str]) -> int:
+        """What these columns have once they are decompressed, as the footer says."""
+        return self._footer.unpacked_bytes(row_group, self._leaves_of(columns))
+
     def load(self, row_group: int, columns: Sequence[str]) -> None:
         """Fetch and check the chunks of these columns. Raises _Damage, and OSError if the storage does not answer."""
-        leaves = sorted({leaf for name in columns for leaf in self._leaves.get(name, ())})
-        ranges = self._footer.chunks(row_group, leaves)
+        ranges = self._footer.chunks(row_group, self._leaves_of(columns))
         self._chunks.held = held = {}
         for run in _runs(ranges.values(), self._gap):
             data = memoryview(self._stream.read_at(len(run), run.start))
@@ -167,6 +185,9 @@ class _File:
                 if run.start <= chunk.start and chunk.stop <= run.stop:
                     held[chunk.start] = view = data[chunk.start - run.start : chunk.stop - run.start]
                     self._check(row_group, leaf, view, len(chunk))
+
+    def _leaves_of(self, columns: Sequence[str]) -> list[int]:
+        return sorted({leaf for name in columns for leaf in self._leaves.get(name, ())})
 
     def _check(self, row_group: int, leaf: int, view: memoryview, size: int) -> None:
         crcs = self._file.checksums

@@ -1,0 +1,86 @@
+"""A run that dies again and again at one place is stopped: a launcher that restarts it would do so for ever.
+
+RUN/attempts.json has the starts from one commit (or from none) that did not end in words. A further commit, an end, a
+named error and a preemption all end the row; what is left is a process that was killed, hung, or met a defect.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from dist_mtl.checkpoint import store
+from dist_mtl.config import RunConfig
+from dist_mtl.errors import DistMtlError, InternalError, Preempted
+from dist_mtl.observe import Observer
+from dist_mtl.parallel.runtime import Runtime
+
+NAME = "attempts.json"
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """When the starts from a commit were made; `start`: its folder, or `the beginning`."""
+
+    start: str
+    began: tuple[str, ...] = ()
+
+
+@contextmanager
+def attempt(run: RunConfig, rt: Runtime, observer: Observer) -> Iterator[None]:
+    """Count this start, and take it back at an end in words; tell of a preemption. Collective.
+
+    Raises InternalError, on every rank, if `run.attempts` starts from the same place have died before.
+    """
+    path = Path(run.dir) / NAME
+    if problem := rt.from_first(lambda: _begin(path, run)):
+        observer.event("warning", message=problem)
+    try:
+        yield
+    except DistMtlError as error:
+        if isinstance(error, Preempted):
+            observer.event("preempted", message=str(error))
+        if not isinstance(error, InternalError):
+            _forget(path, rt)
+        raise
+    _forget(path, rt)
+
+
+def _begin(path: Path, run: RunConfig) -> str | None:
+    """Returns a warning where the file can not be kept: a full disk costs the count, not the training."""
+    newest = store.latest(run.dir)
+    start = "the beginning" if newest is None else newest.name
+    before = _read(path)
+    if before.start != start:
+        before = Attempts(start)
+    if len(before.began) >= run.attempts:
+        raise InternalError(
+            f"{run.dir}: {len(before.began)} attempts from {start} have died without a further commit, the last one "
+            f"begun at {before.began[-1]} ({path}). Look at what their ranks said, mend it, and remove {path} to start "
+            f"again; run.attempts = {run.attempts} says how many there may be"
+        )
+    now = time.strftime("%Y-%m-%d %H:%M:%S %z")
+    staged = path.with_suffix(".json.tmp")
+    try:
+        staged.write_text(json.dumps(asdict(Attempts(start, (*before.began, now)))) + "\n")
+        staged.replace(path)
+    except OSError as error:
+        return f"{path}: {error.strerror}; attempts that die are not counted"
+    return None
+
+
+def _read(path: Path) -> Attempts:
+    """None that count, if the file is not there or not ours."""
+    try:
+        told = json.loads(path.read_bytes())
+        return Attempts(str(told["start"]), tuple(map(str, told["began"])))
+    except (OSError, ValueError, KeyError, TypeError):
+        return Attempts("")
+
+
+def _forget(path: Path, rt: Runtime) -> None:
+    if rt.world.is_first:
+        with suppress(OSError):  # it would be read as one attempt that died; it takes more to stop a run
+            path.unlink(missing_ok=True)

@@ -1,0 +1,319 @@
+"""What the ranks of a fault case run: commits under a microscope, and the system calls that they consist of."""
+
+import errno
+import os
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dist_mtl.assemble import build
+from dist_mtl.checkpoint import disk, store
+from dist_mtl.checkpoint import format as commits
+from dist_mtl.checkpoint.store import Progress
+from dist_mtl.config import Config
+from dist_mtl.errors import DistMtlError
+from dist_mtl.parallel.held import held
+from dist_mtl.parallel.runtime import Runtime, runtime
+from dist_mtl.parallel.shard import ShardedModel
+from dist_mtl.train import train
+
+# Every call into the kernel that a commit makes from Python.
+CALLS = frozenset(
+    (os.open, os.write, os.fsync, os.close, os.read, os.rename, os.mkdir, os.rmdir, os.unlink, os.scandir, os.fstat)
+)
+DISK_CALLS = frozenset((os.open, os.write, os.fsync, os.rename, os.mkdir))  # those that a full disk may refuse
+
+
+@contextmanager
+def watched(calls: frozenset, on_call: Callable[[int, str, str], None]) -> Iterator[list[int]]:
+    """Within, `on_call(number, "before" | "after", name)` for each of `calls`, in every thread; gives their count.
+
+    An `on_call` that raises makes the call fail, but Python then looks no more.
+    """
+    count = [0]
+
+    def look(_: Any, event: str, function: Any) -> None:
+        if event in ("c_call", "c_return", "c_exception") and function in calls:
+            if event == "c_call":
+                count[0] += 1
+            on_call(count[0], "before" if event == "c_call" else "after", function.__name__)
+
+    threading.setprofile(look)
+    sys.setprofile(look)
+    try:
+        yield count
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+
+
+def changed(model: ShardedModel, step: int) -> None:
+    """Every number of the state as if it had been trained: another one at each step, the same on all ranks."""
+    with torch.no_grad():
+        for one in held(model.state()).values():
+            for part in one.parts:
+                part.tensor.fill_(step) if not part.tensor.is_floating_point() else part.tensor.add_(1 / (step + 1))
+
+
+def save(model: ShardedModel, step: int, config: Config, rt: Runtime) -> Path:
+    return store.save(model, Progress(step), {}, "periodic", config, "digest", rt)
+
+
+def commits_of_steps(config: Config, *steps: int) -> None:
+    """A run's commits, without the training."""
+    with runtime(config.run) as rt:
+        model = build(config, rt, 100)
+        model.materialise_states()
+        for step in steps:
+            changed(model, step)
+            save(model, step, config, rt)
+
+
+def calls_of_a_commit(config: Config) -> int:
+    """How many system calls the third commit makes on this rank: the first one has to go for it."""
+    with runtime(config.run) as rt:
+        model = build(config, rt, 100)
+        model.materialise_states()
+        for step in (1, 2):
+            changed(model, step)
+            save(model, step, config, rt)
+        changed(model, 3)
+        with watched(CALLS, lambda *_: None) as count:
+            save(model, 3, config, rt)
+        return count[0]
+
+
+def killed_at_a_call(config: Config, victim: int, number: int, when: str) -> None:
+    """The same, but the victim is killed before or after its call of that number."""
+
+    def kill(call: int, moment: str, _: str) -> None:
+        if (call, moment) == (number, when):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with runtime(config.run) as rt:
+        model = build(config, rt, 100)
+        model.materialise_states()
+        for step in (1, 2):
+            changed(model, step)
+            save(model, step, config, rt)
+        changed(model, 3)
+        with watched(CALLS, kill if rt.rank == victim else lambda *_: None):
+            save(model, 3, config, rt)
+
+
+def refused_at_a_call(config: Config, victim: int, numbers: tuple[int, ...], code: int = errno.ENOSPC) -> list:
+    """For each number a commit of which the victim's call of that number is refused, then one that is not.
+
+    What each attempt came to: the error's class and words, or None; and what was left beside the commits.
+    """
+    found = []
+    with runtime(config.run) as rt:
+        model = build(config, rt, 100)
+        model.materialise_states()
+        root, step = Path(config.run.dir) / store.FOLDER, 1
+        save(model, step, config, rt)
+        for number in numbers:
+            step += 1
+            changed(model, step)
+
+            def refuse(call: int, moment: str, _: str, number: int = number) -> None:
+                if (call, moment) == (number, "before"):
+                    raise OSError(code, os.strerror(code), "the disk")
+
+            told = None
+            try:
+                with watched(DISK_CALLS, refuse if rt.rank == victim else lambda *_: None):
+                    save(model, step, config, rt)
+            except DistMtlError as error:
+                told = type(error).__name__, str(error)
+            rt.barrier()
+            found.append((told, sorted(path.name for path in root.iterdir())))
+            rt.barrier()
+    return found
+
+
+@dataclass
+class Looked:
+    """What a run would do about a commit that something has happened to."""
+
+    what: str
+    taken: str | None  # the name of the commit that it would go on from
+    told: list[str]
+
+
+def looks(config: Config, harms: list[tuple[str, Callable[[Path], None]]]) -> list[Looked]:
+    """For each harm to the newest commit: what is found. The commit is mended from a copy in between."""
+    found = []
+    with runtime(config.run) as rt:
+        newest = store.latest(config.run.dir)
+        copy = Path(tempfile.mkdtemp(dir=newest.parent.parent)) / "copy"
+        shutil.copytree(newest, copy)
+        for what, harm in harms:
+            harm(newest)
+            told: list[str] = []
+            taken = store.newest_sound(config.run.dir, rt, lambda _, reason, told=told: told.append(reason))
+            found.append(Looked(what, taken and taken.name, told))
+            for damaged in newest.parent.glob("damaged-*"):
+                remove(damaged)
+            if newest.exists():
+                remove(newest)
+            shutil.copytree(copy, newest)
+    return found
+
+
+def remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+@dataclass(frozen=True)
+class Flip:
+    """One bit of one file."""
+
+    name: str
+    byte: int
+    bit: int
+
+    def __call__(self, folder: Path) -> None:
+        with open(folder / self.name, "r+b") as file:
+            file.seek(self.byte)
+            old = file.read(1)[0]
+            file.seek(self.byte)
+            file.write(bytes([old ^ 1 << self.bit]))
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A file that ends early."""
+
+    name: str
+    size: int
+
+    def __call__(self, folder: Path) -> None:
+        os.truncate(folder / self.name, self.size)
+
+
+@dataclass(frozen=True)
+class Swapped:
+    """Two files under each other's names."""
+
+    one: str
+    other: str
+
+    def __call__(self, folder: Path) -> None:
+        os.rename(folder / self.one, folder / "x")
+        os.rename(folder / self.other, folder / self.one)
+        os.rename(folder / "x", folder / self.other)
+
+
+@dataclass(frozen=True)
+class Instead:
+    """A file replaced by something else: text, a link, a pipe, or nothing."""
+
+    name: str
+    kind: str
+    text: str = ""
+
+    def __call__(self, folder: Path) -> None:
+        path = folder / self.name
+        if path.exists():
+            path.unlink()
+        match self.kind:
+            case "text":
+                path.write_text(self.text)
+            case "link":
+                os.symlink(self.text, path)
+            case "pipe":
+                os.mkfifo(path)
+            case "folder":
+                path.mkdir()
+
+
+@dataclass(frozen=True)
+class Emptied:
+    """The folder without a file."""
+
+    def __call__(self, folder: Path) -> None:
+        for path in folder.iterdir():
+            path.unlink()
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """A description that somebody changed who knows how to make a list of checksums."""
+
+    name: str
+    old: str
+    new: str
+
+    def __call__(self, folder: Path) -> None:
+        path = folder / self.name
+        text = path.read_text()
+        assert self.old in text, f"{self.name} has no {self.old!r}"
+        path.write_text(text.replace(self.old, self.new, 1))
+        if self.name == disk.SUMS:
+            return
+        sums = disk.read_sums(folder) | {self.name: disk.measure(path).checksum}
+        (folder / disk.SUMS).write_text(disk.sums_text(sums))
+
+
+def loads(config: Config, harms: list[tuple[str, Callable[[Path], None]]]) -> list[tuple[str, str, str] | None]:
+    """For each harm to the newest commit: the error of a load, its class and its words; None if it was loaded."""
+    found: list[tuple[str, str, str] | None] = []
+    with runtime(config.run) as rt:
+        model = build(config, rt, 1)
+        newest = store.latest(config.run.dir)
+        copy = rt.from_first(lambda: Path(tempfile.mkdtemp(dir=newest.parent.parent)) / "copy")
+        rt.from_first(lambda: shutil.copytree(newest, copy))
+        for what, harm in harms:
+            rt.from_first(lambda harm=harm: harm(newest))
+            try:
+                commits.read(newest)
+                store.load(model, newest, rt)
+                found.append(None)
+            except DistMtlError as error:
+                found.append((what, type(error).__name__, str(error)))
+            rt.barrier()
+            rt.from_first(lambda: (remove(newest), shutil.copytree(copy, newest)))
+    return found
+
+
+def train_with_a_full_disk(config: Config, victim: int, steps: tuple[int, ...]) -> tuple[str, str, int] | None:
+    """A training of which the victim's kernel takes 1 KB a file at most while a commit of these steps is being made.
+
+    Returns the error that ended it.
+    """
+    root = Path(config.run.dir) / store.FOLDER
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(_: int, moment: str, __: str) -> None:
+        full = moment == "before" and any((root / f".staged-{step:010d}").exists() for step in steps)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1024 if full else most, most))
+
+    try:
+        with watched(CALLS, limit if int(os.environ["RANK"]) == victim else lambda *_: None):
+            train(config)
+    except DistMtlError as error:
+        return type(error).__name__, str(error), error.exit_code
+    return None
+
+
+def saved_again(config: Config, commit: str) -> None:
+    """A commit, loaded on these ranks under this plan and committed anew, in another run.dir."""
+    with runtime(config.run) as rt:
+        model = build(config, rt, 100)
+        window = {"sums": torch.zeros(3)}
+        store.load(model, Path(commit), rt)
+        store.save(model, Progress(commits.read(Path(commit)).step), window, "periodic", config, "digest", rt)
