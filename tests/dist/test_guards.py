@@ -9,6 +9,7 @@ import pytest
 from dist_mtl.config import Config
 from dist_mtl.data.files.writer import write_dataset
 from tests import samples
+from tests.fault_lane import LONG
 from tests.guard_workers import run_cli, trained
 from tests.harness import Cluster, Exit, RankFailure, events, run_script
 from tests.workers import commit_state
@@ -102,7 +103,7 @@ def numbers_of(group: dict) -> list[int]:
     return [first + n for start, stop in group["ranges"] for n in range(start, stop)]
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [0, 1] if LONG else [1])
 @pytest.mark.parametrize("site", SITES)
 def test_a_run_stops_before_a_weight_has_changed(folder: Path, site: str, rank: int) -> None:
     """Every rank ends with the same error; the newest commit is that of the step before, and finite."""

@@ -12,6 +12,7 @@ import pytest
 
 from dist_mtl.config import Config
 from tests import samples
+from tests.fault_lane import LONG
 from tests.guard_workers import run_cli, slow_reader, slow_start, slow_step, slow_steps
 from tests.harness import ROOT, Cluster, Exit, Running, events, wait_for
 from tests.workers import commit_state, train
@@ -97,7 +98,7 @@ def test_a_signal_in_a_step(folder: Path, whole: dict, name: str, ranks: tuple, 
     assert [e["step"] for e in events(run, "resume")] == [committed]
 
 
-@pytest.mark.parametrize("step", [1, 10, 40])
+@pytest.mark.parametrize("step", [1, 10, 40] if LONG else [1, 40])
 def test_a_signal_inside_a_step(folder: Path, whole: dict, step: int) -> None:
     """In the first one, in one whose evaluation is due, in the last one: that step is the last, on both ranks."""
     name = f"inside {step}"
@@ -126,6 +127,7 @@ def test_a_signal_while_evaluating(folder: Path, whole: dict, evaluation: int) -
     assert_goes_on(config, whole)
 
 
+@pytest.mark.skipif(not LONG, reason="ten seconds; make faults")
 def test_a_signal_in_the_final_evaluation(folder: Path, whole: dict) -> None:
     """Everything is committed already."""
     config, run = settings(folder, "final", f"data.test='{folder / 'test'}'"), folder / "final"
@@ -195,6 +197,7 @@ def test_a_signal_while_the_rows_are_waited_for(folder: Path, whole: dict, secon
     assert_goes_on(config, whole)
 
 
+@pytest.mark.skipif(not LONG, reason="ten seconds; make faults")
 def test_torchrun_passes_it_on(folder: Path, whole: dict) -> None:
     """The real command. torchrun itself ends with 1; the last event says what has happened."""
     run = folder / "torchrun"
