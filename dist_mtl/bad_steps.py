@@ -45,9 +45,13 @@ def _written(path: Path, outcome: Outcome, dataset: Dataset, rt: Runtime) -> str
         for rank, share in enumerate(outcome.flaw.shares)
     ]
     told = {"step": outcome.step, "losses": outcome.flaw.losses, "ranks": ranks}
+    staged = path.with_suffix(".jsonl.tmp")
     try:
-        with path.open("a") as file:
-            file.write(json.dumps(jsonable(told)) + "\n")
+        # A run that was killed comes to a step again: it stands there once, as it was the last time.
+        earlier = path.read_text().splitlines(keepends=True) if path.exists() else []
+        kept = [line for line in earlier if not line.startswith(f'{{"step": {outcome.step},')]
+        staged.write_text("".join([*kept, json.dumps(jsonable(told)) + "\n"]))
+        staged.replace(path)
     except OSError as error:
         return error.strerror
     return None

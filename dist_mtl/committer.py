@@ -11,15 +11,15 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from dist_mtl.checkpoint import format as commits
 from dist_mtl.checkpoint import store
-from dist_mtl.checkpoint.staging import Staging
+from dist_mtl.checkpoint.staging import Staging, discard
 from dist_mtl.checkpoint.store import Progress
 from dist_mtl.config import Config
-from dist_mtl.errors import CheckpointError, DistMtlError
+from dist_mtl.errors import CheckpointError, NonFiniteError
 from dist_mtl.observe import Observer
 from dist_mtl.parallel.runtime import Runtime
 from dist_mtl.parallel.shard import ShardedModel
+from dist_mtl.selection import Selection
 
 LAST = ("end", "stopped", "preempted")  # after these nothing comes: they are waited for, and must not fail
 
@@ -45,8 +45,13 @@ class Committer:
         self._config, self._rt, self._observer, self._model, self._digest_at = config, rt, observer, model, digest_at
         self._pending: Pending | None = None
         self._failed = 0  # in a row
+        self._on_disk = Selection()  # as the newest commit has it
         self._room: dict[str, torch.Tensor] = {}  # the copies of a commit in the background, kept for the next one
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="commit")
+
+    def went_on(self, progress: Progress) -> None:
+        """From this commit, or from the beginning."""
+        self._on_disk = progress.selection
 
     def commit(self, progress: Progress, window: store.Tensors, reason: str) -> Progress:
         """Commit the state after a step, or begin to. Returns the progress, with the best commit that there is.
@@ -57,13 +62,16 @@ class Committer:
         progress = self._complete(progress)
         if self._rt.from_first(lambda: store.exists(self._config.run.dir, progress.step)):
             return progress  # a run that ends where it began
-        begun = time.monotonic()
+        begun, waits = time.monotonic(), self._config.train.commit == "blocking" or reason in LAST
+        staged = None
         try:
             staged = store.stage(self._model, progress, window, self._config, self._rt)
+            written = staged if waits else self._rt.all_ranks(lambda: staged.copied(self._room))
         except CheckpointError as error:
+            if staged is not None:
+                self._rt.from_first(lambda: discard(staged))
             return self._refused(progress, progress.step, reason, error)
-        waits = self._config.train.commit == "blocking" or reason in LAST
-        writing = _done(staged.write) if waits else self._writer.submit(staged.copied(self._room).write)
+        writing = _done(staged.write) if waits else self._writer.submit(written.write)
         self._pending = Pending(staged, writing, progress, reason, time.monotonic() - begun, begun)
         return self._complete(progress) if waits else progress
 
@@ -71,7 +79,17 @@ class Committer:
         """After a step: complete the commit that was being written, if every rank has. Costs nothing if none is."""
         if self._pending is None or not self._all_written():
             return progress
-        return self._complete(progress)
+        with self._rt.committing():
+            return self._complete(progress)
+
+    def settle(self, progress: Progress) -> None:
+        """Before all ranks end with an error: what was being written becomes a commit, or is told of as a failure."""
+        if self._pending is not None:
+            try:
+                with self._rt.committing():
+                    self._complete(progress)
+            except (CheckpointError, NonFiniteError) as error:
+                self._observer.event("warning", step=progress.step, message=f"not committed: {error}")
 
     def _all_written(self) -> bool:
         waiting = torch.tensor([not self._pending.writing.done()], dtype=torch.int64, device=self._rt.device)
@@ -84,12 +102,14 @@ class Committer:
         self._pending, begun = None, time.monotonic()
         digest = self._digest_at(one.progress.step)
         try:
-            folder = store.publish(
+            folder, warnings = store.publish(
                 one.staged, one.writing.result, self._model, one.progress, one.reason, self._config, digest, self._rt
             )
         except CheckpointError as error:
             return self._refused(progress, one.progress.step, one.reason, error)
-        self._failed, now = 0, time.monotonic()
+        self._failed, self._on_disk, now = 0, one.progress.selection, time.monotonic()
+        for message in warnings:
+            self._observer.event("warning", step=one.progress.step, message=message)
         self._observer.event(
             "commit",
             step=one.progress.step,
@@ -109,20 +129,15 @@ class Committer:
         self._observer.event("commit_failed", step=step, message=str(error), failed=self._failed, allowed=allowed)
         if progress.selection.best_step != step:
             return progress
-        return replace(progress, selection=self._rt.from_first(lambda: self._best_on_disk(progress)))
-
-    def _best_on_disk(self, progress: Progress) -> store.Selection:
-        """The selection without a best commit that is none."""
-        newest = store.latest(self._config.run.dir)
-        known = store.Selection() if newest is None else commits.read(newest).selection
-        return replace(progress.selection, best_step=known.best_step, best_score=known.best_score)
+        # The best commit is none: the best is the one that is on the disk.
+        return replace(progress, selection=replace(self._on_disk, stale=progress.selection.stale))
 
 
 def _done(action: Callable[[], dict[str, str]]) -> Future[dict[str, str]]:
-    """Do it now: what comes of it, or its error, for later."""
+    """Do it now: what comes of it, or its error, for later, when all ranks hear of it."""
     future: Future[dict[str, str]] = Future()
     try:
         future.set_result(action())
-    except DistMtlError as error:
+    except Exception as error:
         future.set_exception(error)
     return future

@@ -17,7 +17,7 @@ from typing import IO
 from dist_mtl.errors import ConfigError
 
 # What a run and the scripts about a run write into its folder; .tmp: what is renamed to the name before it.
-FILES = ("events.jsonl", "bad_steps.jsonl", "attempts.json", "attempts.json.tmp", "report.html")
+FILES = ("events.jsonl", "bad_steps.jsonl", "bad_steps.jsonl.tmp", "attempts.json", "attempts.json.tmp", "report.html")
 FOLDERS = ("checkpoints", "tensorboard")
 
 NOWHERE = ("/dev/null", "/dev/full")  # where events may be sent that nobody wants

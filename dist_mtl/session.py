@@ -151,7 +151,9 @@ class Session:
         rt, fresh = self.rt, Selection.begin(self.config.select, self._validation_digest)
         folder = self._where_to_go_on()
         if folder is None:
-            return Progress(selection=fresh)
+            progress = Progress(selection=fresh)
+            self.committer.went_on(progress)
+            return progress
         commit = rt.all_ranks(lambda: commits.read(folder))
         digest = self.data.train.digest_at(commit.step)
         rt.all_ranks(lambda: commits.check_same_run(commit, self.config, digest, self.steps, folder))
@@ -162,6 +164,7 @@ class Session:
         selection = commit.selection if compares else fresh
         progress = Progress(commit.step, commit.counts, selection, commit.lost, commit.tested, commit.judged)
         self.pace.resumed(progress)
+        self.committer.went_on(progress)
         self.observer.event("resume", step=commit.step, folder=str(folder))
         if commit.selection.best_step is not None and not compares:
             self.observer.event("selection_reset", step=commit.step, best_step=commit.selection.best_step)
@@ -225,8 +228,8 @@ class Session:
     def commit(self, progress: Progress, reason: str) -> Progress:
         """Commit the state after this step. Returns the progress with the counts until now."""
         progress = replace(progress, counts=self.pace.counts(), lost=self.pace.lost)
-        self.rt.watchdog.alive("commit", progress.step)
-        progress = self.committer.commit(progress, self.pace.window_state(), reason)
+        with self.rt.committing():
+            progress = self.committer.commit(progress, self.pace.window_state(), reason)
         self.pace.watch.lap("commit")
         return progress
 
@@ -236,11 +239,16 @@ class Session:
         An evaluation that is due but was not made is made when the run goes on. After the last step that would come too
         late for the commit, which has to name the best: such a run goes back to the commit before.
         """
+        told = f"stopped by a signal after step {progress.step:,}, which is"
         if progress.step and (progress.judged or progress.step < self.steps):
-            self.commit(progress, "preempted")
-            told = f"stopped by a signal after step {progress.step:,}, which is committed"
+            try:
+                self.commit(progress, "preempted")
+            except CheckpointError as error:  # on all ranks alike; the commit before is where the next start goes on
+                told += f" not committed: {error}"
+            else:
+                told += " committed"
         else:
-            told = f"stopped by a signal after step {progress.step:,}, which is not committed"
+            told += " not committed"
         error = Preempted(f"{told}; run the same command again to go on")
         error.all_ranks = True
         return error
@@ -258,7 +266,8 @@ class Session:
         step = progress.step
         if (best := progress.selection.best_step) not in (None, step):
             folder = self.rt.from_first(lambda: store.find(self.config.run.dir, "best"))
-            store.load(self.model, folder, self.rt, weights_only=True)
+            with self.rt.committing():
+                store.load(self.model, folder, self.rt, weights_only=True)
             step = best
         evaluation = self._evaluate(self.data.test)
         self._tell(evaluation, self.data.test, step, final=True, score=None)

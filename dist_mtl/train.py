@@ -10,7 +10,7 @@ from dist_mtl.committer import Committer
 from dist_mtl.config import Config
 from dist_mtl.data.loader import Dataset
 from dist_mtl.data.order import Order, Partitions
-from dist_mtl.errors import Preempted
+from dist_mtl.errors import DistMtlError, Preempted
 from dist_mtl.evaluate import Evaluation
 from dist_mtl.model.loss import Objective
 from dist_mtl.pace import Pace
@@ -72,6 +72,10 @@ def train(config: Config) -> Evaluation | None:
                 source.close()
             except Preempted:
                 raise session.preempted(progress) from None
+            except DistMtlError as error:
+                if error.all_ranks:
+                    committer.settle(progress)
+                raise
         if progress.selection.stops(config.select):
             observer.event("early_stop", step=progress.step, **asdict(progress.selection))
         pace.finish(progress.step)

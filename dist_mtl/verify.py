@@ -1,6 +1,7 @@
 """Every byte of a run's commits against its checksums, and a digest of what each holds, whatever ranks made it."""
 
 import math
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dist_mtl.checkpoint import disk, store
 from dist_mtl.checkpoint import format as commits
-from dist_mtl.checkpoint import store
 from dist_mtl.checkpoint.archive import Archive
-from dist_mtl.checkpoint.disk import checksum
 from dist_mtl.checkpoint.index import Block, read_index
 from dist_mtl.checkpoint.staging import complete
 from dist_mtl.data.hashing import key, mix
@@ -39,18 +39,20 @@ def verify_run(run_dir: str | Path) -> list[Verdict]:
     found = complete(Path(run_dir) / store.FOLDER)
     if not found:
         raise CheckpointError(f"{run_dir}: no commit in it; correct the path")
-    return [verify(folder) for folder in found]
+    verdicts = [verify(folder) for folder in found]
+    return [one for one in verdicts if one.damage is None or one.folder.is_dir()]  # a run at work may let some go
 
 
 def verify(folder: Path) -> Verdict:
     """One commit. Raises CheckpointError: of a version that is not read."""
-    step, num_bytes = int(folder.name.removeprefix("step-")), sum(f.lstat().st_size for f in folder.iterdir())
+    step, num_bytes = int(folder.name.removeprefix("step-")), 0
     try:
+        num_bytes = sum(os.lstat(one).st_size for one in disk.entries(folder))
         store.verify_share(folder)
         commits.read(folder)
         commits.read_recalibration(folder)
         whole = digests(folder)
-    except DamagedCommitError as error:
+    except (DamagedCommitError, FileNotFoundError) as error:
         return Verdict(folder, step, num_bytes, str(error), None, None)
     weights = {name: digest for name, digest in whole.items() if name.startswith("model/")}
     return Verdict(folder, step, num_bytes, None, combined(weights), combined(whole))
@@ -72,7 +74,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 def combined(tensors: dict[str, str]) -> str:
     """One digest of several."""
-    return checksum("\n".join(f"{name} {digest}" for name, digest in sorted(tensors.items())).encode()).hexdigest()
+    return disk.checksum("\n".join(f"{name} {digest}" for name, digest in sorted(tensors.items())).encode()).hexdigest()
 
 
 def _sum(archive: Archive, block: Block, shape: tuple[int, ...], salt: np.uint64) -> int:

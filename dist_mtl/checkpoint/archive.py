@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dist_mtl.checkpoint.disk import CHUNK, Stored, checksum, create, regular, write
-from dist_mtl.errors import DamagedCommitError
+from dist_mtl.checkpoint.disk import CHUNK, Stored, checksum, create, measure, regular, syncing, write
+from dist_mtl.errors import CheckpointError, DamagedCommitError
 
 DTYPES = {
     "F64": torch.float64,
@@ -35,7 +35,11 @@ MAX_HEADER = 100_000_000  # bytes; the format's own bound, so that a bad length 
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Stored:
-    """Write a file that must not exist, and have it on the disk when this returns. Raises OSError."""
+    """Write a file that must not exist, read it back, and have it on the disk when this returns.
+
+    It is read from the kernel's memory: that finds what went wrong on the way there, and not what a medium does. Raises
+    OSError; CheckpointError: other bytes came back.
+    """
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     stop = 0
     for name, tensor in tensors.items():
@@ -48,8 +52,11 @@ def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str])
         for block in (len(text).to_bytes(8, "little") + text, *_blocks(tensors.values())):
             found.update(block)
             write(file, block)
-        os.fsync(file)
-    return Stored(size, found.hexdigest())
+        with syncing(file):
+            back = measure(path)
+    if back != (stored := Stored(size, found.hexdigest())):
+        raise CheckpointError(f"{path}: the disk gave back other bytes than were written; older commits are intact")
+    return stored
 
 
 def _blocks(tensors: Iterator[Tensor]) -> Iterator[memoryview]:

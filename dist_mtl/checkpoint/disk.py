@@ -11,6 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,16 @@ def write(file: int, block: memoryview | bytes) -> None:
         rest = rest[os.write(file, rest) :]
 
 
+@contextmanager
+def syncing(file: int) -> Iterator[None]:
+    """Have a file on the disk at the end, with something done meanwhile: fsync waits for the disk, not for a processor.
+    Raises OSError."""
+    with ThreadPoolExecutor(1, thread_name_prefix="fsync") as thread:
+        done = thread.submit(os.fsync, file)
+        yield
+        done.result()
+
+
 def write_text(path: Path, text: str) -> Stored:
     """A small file, on the disk when this returns. Raises OSError."""
     content = text.encode()
@@ -95,12 +106,24 @@ def write_text(path: Path, text: str) -> Stored:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names of a folder's files on the disk. Raises OSError."""
+    """Have the names of a folder's files on the disk. Raises OSError, with the path."""
     file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(file)
+    except OSError as error:
+        error.filename = str(folder)  # a failed fsync names none
+        raise
     finally:
         os.close(file)
+
+
+def entries(folder: Path) -> list[os.DirEntry]:
+    """What stands in a folder. Raises as `regular`."""
+    try:
+        with os.scandir(folder) as found:
+            return list(found)
+    except OSError as error:
+        raise _unreadable(folder, error) from None
 
 
 def measure(path: Path) -> Stored:

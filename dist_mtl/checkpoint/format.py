@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,6 +22,7 @@ from dist_mtl.tested import Tested
 
 NAME = "commit.json"
 RECALIBRATION = "recalibration.json"
+STAGED = f"{RECALIBRATION}.tmp"
 VERSION = 4  # before 4: files of torch.distributed.checkpoint, whose metadata is a pickle, which can run code
 MAX_BYTES = 256 << 20  # of commit.json: the plan of a cluster has a line for each shard
 # Keys that may differ between the run that made a commit and the run that continues it.
@@ -125,7 +127,7 @@ def read_recalibration(folder: Path) -> Fit | None:
 def write_recalibration(folder: Path, fit: Fit) -> Path:
     """Store a fit with a commit, complete or not at all; an earlier one goes as a whole. Raises CheckpointError."""
     path = folder / RECALIBRATION
-    staged = path.with_suffix(".json.tmp")
+    staged = folder / STAGED
     told = asdict(fit)
     try:
         staged.unlink(missing_ok=True)
@@ -133,8 +135,16 @@ def write_recalibration(folder: Path, fit: Fit) -> Path:
         staged.replace(path)
         disk.sync_folder(folder)
     except OSError as error:
+        with suppress(OSError):
+            staged.unlink(missing_ok=True)
         raise CheckpointError(f"{path}: can not be written: {error.strerror}") from None
     return path
+
+
+def comes_later(name: str) -> bool:
+    """Whether a file may stand in a commit that is not on its list: a fit, whole or in the making, or what NFS shows of
+    a file that was removed while somebody read it."""
+    return name in (RECALIBRATION, STAGED) or name.startswith(".nfs")
 
 
 def _digest(tree: dict[str, Any]) -> str:

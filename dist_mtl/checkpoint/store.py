@@ -4,8 +4,8 @@ A commit is a folder: one file of tensors a rank, `index.json`, `commit.json`, a
 Nothing in it can run code, any number of ranks under any plan can read it, and no bit of it can change unnoticed.
 """
 
-import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,26 +73,40 @@ def find(run_dir: str | Path, which: str) -> Path:
 def newest_sound(run_dir: str | Path, rt: Runtime, on_damaged: Callable[[Path, str], None]) -> Path | None:
     """The newest commit of which every byte is as it was written; None if there never was a commit. Collective.
 
-    A damaged one is told of and set aside, since the run that goes on from an older one will come to its step again.
-    Raises CheckpointError if all are damaged: to begin anew is for a person to decide.
+    Damaged ones after it are told of and set aside, since the run will come to their steps again. Raises
+    CheckpointError, at every start, if all are damaged: to begin anew is for a person to decide, and what looks like
+    damage of all of them may be a disk that is not at hand, so nothing is renamed then.
     """
-    found = rt.from_first(lambda: complete(Path(run_dir) / FOLDER))  # file systems may show the others less
+    root = Path(run_dir) / FOLDER
+    found = rt.from_first(lambda: complete(root))  # file systems may show the others less
+    damaged: list[tuple[Path, str]] = []
     for folder in reversed(found):
         try:
             verify(folder, rt)
         except DamagedCommitError as error:
-            place = rt.from_first(lambda damaged=folder: staging.set_aside(damaged))
-            on_damaged(place, str(error))
-        else:
-            return folder
-    if found:
+            rt.from_first(lambda one=folder, told=str(error): _check_shared(one, told))
+            damaged.append((folder, str(error)))
+            continue
+        for one, reason in damaged:
+            on_damaged(rt.from_first(lambda bad=one: staging.set_aside(bad)), reason)
+        return folder
+    earlier = rt.from_first(lambda: staging.put_aside(root))
+    if damaged or earlier:
+        newest = f", the newest because {damaged[0][1]}" if damaged else f": {earlier[-1]} is what is left"
         raise _agreed(
             CheckpointError(
-                f"{run_dir}: none of its {len(found)} commits is sound, see {FOLDER}/damaged-*; restore them from a "
+                f"{run_dir}: none of its {len(damaged) + len(earlier)} commits is sound{newest}. Restore one from a "
                 f"copy, or choose another run.dir to begin anew"
             )
         )
     return None
+
+
+def _check_shared(folder: Path, told: str) -> None:
+    """Raise CheckpointError if a commit that a rank finds damaged is sound where the first rank sees it."""
+    with suppress(DamagedCommitError):
+        verify_share(folder)
+        raise CheckpointError(f"{told}; but the first rank reads {folder} as it was written. Do all nodes share it?")
 
 
 def newest_description(run_dir: str | Path) -> Commit | None:
@@ -116,8 +130,8 @@ def verify(folder: Path, rt: Runtime) -> None:
 def verify_share(folder: Path, rank: int = 0, world: int = 1) -> None:
     """The same for every world-th file. No collective."""
     sums = commits.read_sums(folder)
-    there = {entry.name for entry in os.scandir(folder)} - {disk.SUMS, commits.RECALIBRATION}
-    if strangers := sorted(there - sums.keys()):
+    there = {entry.name for entry in disk.entries(folder)} - {disk.SUMS}
+    if strangers := sorted(name for name in there - sums.keys() if not commits.comes_later(name)):
         raise DamagedCommitError(
             f"{folder / strangers[0]}: does not belong to the commit; {disk.SUMS} does not list it"
         )
@@ -143,8 +157,9 @@ def publish(
     config: Config,
     manifest: str,
     rt: Runtime,
-) -> Path:
-    """Make the commit complete. `write` writes this rank's part, or tells how that went. Collective.
+) -> tuple[Path, list[str]]:
+    """Make the commit complete; its folder, and warnings. `write` writes this rank's part, or tells how that went.
+    Collective.
 
     Raises CheckpointError, on every rank, if the disk refused anywhere, NonFiniteError if a weight is not finite.
     Nothing is left of the attempt then.
@@ -169,10 +184,11 @@ def publish(
         sums = rt.all_ranks(write)
         everyone = rt.gather(sums)
         whole = {name: digest for one in everyone for name, digest in one.items()}
-        return rt.from_first(lambda: staging.publish(staged, whole, commit, config.train.keep))
+        folder = rt.from_first(lambda: staging.publish(staged, whole, commit))
     except (CheckpointError, NonFiniteError):
         rt.from_first(lambda: staging.discard(staged))
         raise
+    return folder, rt.from_first(lambda: staging.settle(folder, config.train.keep))
 
 
 def save(
@@ -180,7 +196,7 @@ def save(
 ) -> Path:
     """Commit the state after a step; when it returns, the commit is complete. Collective. Raises as its halves."""
     staged = stage(model, progress, window, config, rt)
-    return publish(staged, staged.write, model, progress, reason, config, manifest, rt)
+    return publish(staged, staged.write, model, progress, reason, config, manifest, rt)[0]
 
 
 def load(

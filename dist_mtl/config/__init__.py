@@ -139,6 +139,7 @@ class RunConfig(Section):
     )
     start_timeout: Seconds = 600  # seconds for start-up collectives: ranks import, read and plan at their own pace
     step_timeout: Seconds = 300  # seconds in which a rank must move after step 1; a healthy step takes well under one
+    commit_timeout: Seconds = 1800  # the same while a commit is written or read: 1 TB a rank takes 17 minutes at 1 GB/s
     watchdog: bool = True  # end a rank that hangs, with its stacks on stderr; false: while a debugger holds one
     attempts: Positive = 3  # starts from one step that may die without a further commit; then a person is needed
 

@@ -67,7 +67,7 @@ class Flaw:
         gradient = max((share.gradient for share in self.shares), key=lambda norm: (norm != norm, norm))
         return (
             f"step {step}: the losses are {losses}, the largest norm of a gradient {gradient:g}; not finite {where}. "
-            f"No weight was changed by this step"
+            f"The step was not trained"
         )
 
 

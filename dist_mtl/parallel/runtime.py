@@ -19,7 +19,7 @@ from dist_mtl.config import RunConfig
 from dist_mtl.errors import FAMILIES, ConfigError, DistMtlError, InternalError
 from dist_mtl.parallel.heap import keep_freed_memory
 from dist_mtl.parallel.stop import StopFlag
-from dist_mtl.parallel.watchdog import Watchdog
+from dist_mtl.parallel.watchdog import Bound, Watchdog
 from dist_mtl.parallel.world import World
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ class Runtime:
     world: World
     device: torch.device
     group: dist.ProcessGroup
-    step_timeout: timedelta
+    config: RunConfig
     stop: StopFlag = field(default_factory=StopFlag)
     watchdog: Watchdog = field(default_factory=Watchdog)
 
@@ -136,9 +136,25 @@ class Runtime:
 
     def started(self) -> None:
         """Call after step 1: from now on what takes longer than `run.step_timeout` is a hang, collective or not."""
-        self.watchdog.started(self.step_timeout.total_seconds())
+        self._bound_waits(Bound("run.step_timeout", self.config.step_timeout))
+
+    @contextmanager
+    def committing(self) -> Iterator[None]:
+        """While a commit is written or read, in which ranks are apart by far more than in a step: one of them has the
+        largest table. `run.commit_timeout` is the bound meanwhile. Entered and left by all ranks together."""
+        before, phase = self.watchdog.bound, self.watchdog.phase
+        self.watchdog.alive("commit")
+        if before is not None:
+            self._bound_waits(Bound("run.commit_timeout", max(self.config.commit_timeout, self.config.step_timeout)))
+        yield  # an error passes through: what comes after it is the end of the run
+        if before is not None:
+            self._bound_waits(before)
+        self.watchdog.alive(phase)
+
+    def _bound_waits(self, bound: Bound) -> None:
+        self.watchdog.bound = bound
         if self.size > 1:
-            dist.distributed_c10d._set_pg_timeout(self.step_timeout, self.group)
+            dist.distributed_c10d._set_pg_timeout(timedelta(seconds=bound.seconds), self.group)
 
 
 @contextmanager
@@ -165,7 +181,7 @@ def runtime(config: RunConfig) -> Iterator[Runtime]:
         guards.enter_context(stop.listening())
         guards.enter_context(watchdog.watching(config, world))
         _join(backend, timeout, world, config)
-        rt = Runtime(world, device, dist.group.WORLD, timedelta(seconds=config.step_timeout), stop, watchdog)
+        rt = Runtime(world, device, dist.group.WORLD, config, stop, watchdog)
         try:
             yield rt
         except Exception as error:

@@ -44,23 +44,27 @@ class _Work:
         return self.blocks > before.blocks or self.seconds - before.seconds > IDLE * seconds
 
 
+@dataclass(frozen=True)
+class Bound:
+    """How long a rank may stand still, and the key of the configuration that says so."""
+
+    key: str
+    seconds: int
+
+
 class Watchdog:
     """`alive` tells it that the rank moves. Costs two assignments a call; without `watching` that is all it does."""
 
     def __init__(self) -> None:
         self.step, self.phase = 0, "start"
         self._moved = time.monotonic()
-        self._bound: tuple[str, float] | None = None  # once training has started
+        self.bound: Bound | None = None  # once training has started
 
     def alive(self, phase: str | None = None, step: int | None = None) -> None:
         """This rank moves; from now on it is in this phase, at this step."""
         self._moved = time.monotonic()
         self.phase = phase or self.phase
         self.step = self.step if step is None else step
-
-    def started(self, seconds: float) -> None:
-        """From now on a step has this long."""
-        self._bound = ("run.step_timeout", seconds)
 
     @property
     def where(self) -> str:
@@ -89,12 +93,13 @@ class Watchdog:
         while not over.wait(tick):
             now, before = time.monotonic(), work
             work = _Work.now()
-            if (self._bound is None or self.phase not in STRICT) and work.since(before, now - looked):
+            if (self.bound is None or self.phase not in STRICT) and work.since(before, now - looked):
                 self._moved = now
             if now - looked > 10 * tick:  # this process was stopped, or the machine slept
                 self._moved += now - looked
             looked = now
-            name, seconds = self._bound or ("run.start_timeout", float(config.start_timeout))
+            bound = self.bound or Bound("run.start_timeout", config.start_timeout)
+            name, seconds = bound.key, float(bound.seconds)
             waited = now - self._moved
             if waited < seconds:
                 told = False

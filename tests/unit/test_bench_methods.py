@@ -13,7 +13,7 @@ from dist_mtl.bench.compare import Found
 from dist_mtl.bench.memory import MB, Memory
 from dist_mtl.bench.methods import METHODS, chosen, configured, products, report_methods, tables
 from dist_mtl.bench.shape import Shape
-from dist_mtl.config import PICO, AdaFTR, FixedAlignment, NoAlignment, NoPairwise, PWiseR
+from dist_mtl.config import PICO, AdaFTR, FixedAlignment, NoAlignment, NoPairwise, PWiseR, RunConfig
 from dist_mtl.config.file import load
 from dist_mtl.errors import ConfigError
 from dist_mtl.model.contrast import contrast, unit
@@ -22,7 +22,7 @@ from dist_mtl.parallel.world import World
 from tests import samples
 
 ROOT = Path(__file__).resolve().parents[2]
-ALONE = Runtime(World.from_env(), torch.device("cpu"), None, None)
+ALONE = Runtime(World.from_env(), torch.device("cpu"), None, RunConfig(dir="unused"))
 
 
 class Products(TorchDispatchMode):

@@ -4,7 +4,6 @@ import math
 import os
 import resource
 import tempfile
-from datetime import timedelta
 from fractions import Fraction
 from itertools import permutations
 from pathlib import Path
@@ -16,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
+from dist_mtl.config import RunConfig
 from dist_mtl.errors import DataError, InternalError, NonFiniteError
 from dist_mtl.metrics.exchange import GroupedScores
 from dist_mtl.metrics.grouped import (
@@ -33,7 +33,7 @@ from dist_mtl.parallel.world import World
 from tests.group_workers import Table, difference, plain, score
 
 KS = (1, 3, 5, 10)
-ALONE = Runtime(World.from_env(), torch.device("cpu"), None, timedelta(seconds=60))
+ALONE = Runtime(World.from_env(), torch.device("cpu"), None, RunConfig(dir="unused"))
 CASES = settings(deadline=None, max_examples=150, derandomize=True)
 
 

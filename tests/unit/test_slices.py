@@ -1,6 +1,5 @@
 """Slices: the values of a column, found once, named, and kept few."""
 
-from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from dist_mtl.config import RunConfig
 from dist_mtl.config.file import parse
 from dist_mtl.data.features.keys import keys_of
 from dist_mtl.data.files.writer import write_dataset
@@ -33,7 +33,7 @@ def slicing(folder: Path, values: pa.Array, feature: dict | None = None, most: i
             "metrics": {"slices": ["x"], "max_slices": most},
         }
     )
-    alone = Runtime(World(), torch.device("cpu"), None, timedelta(seconds=9))  # one rank needs no group
+    alone = Runtime(World(), torch.device("cpu"), None, RunConfig(dir="unused"))  # one rank needs no group
     return open_test(str(folder / "test"), config, alone).slicings[0]
 
 
