@@ -8,16 +8,18 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from dist_mtl.assemble import build
-from dist_mtl.checkpoint import disk, store
+from dist_mtl.checkpoint import disk, staging, store
 from dist_mtl.checkpoint import format as commits
 from dist_mtl.checkpoint.store import Progress
 from dist_mtl.config import Config
@@ -25,7 +27,9 @@ from dist_mtl.errors import DistMtlError
 from dist_mtl.parallel.held import held
 from dist_mtl.parallel.runtime import Runtime, runtime
 from dist_mtl.parallel.shard import ShardedModel
+from dist_mtl.selection import Selection
 from dist_mtl.train import train
+from tests.guard_workers import in_step, trained
 
 # Every call into the kernel that a commit makes from Python.
 CALLS = frozenset(
@@ -171,6 +175,22 @@ def looks(config: Config, harms: list[tuple[str, Callable[[Path], None]]]) -> li
     return found
 
 
+def looks_without_a_mount(config: Config, victim: int) -> tuple[str, str]:
+    """The error of a look for the newest commit where the victim's node shows no file of it."""
+
+    def absent(_: int, moment: str, __: str) -> None:
+        if moment == "before":
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "the mount")
+
+    with runtime(config.run) as rt:
+        try:
+            with watched(frozenset((os.open,)), absent if rt.rank == victim else lambda *_: None):
+                store.newest_sound(config.run.dir, rt, lambda *_: None)
+        except DistMtlError as error:
+            return type(error).__name__, str(error)
+    return "", ""
+
+
 def remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
@@ -308,6 +328,63 @@ def train_with_a_full_disk(config: Config, victim: int, steps: tuple[int, ...]) 
     except DistMtlError as error:
         return type(error).__name__, str(error), error.exit_code
     return None
+
+
+def stopped_with_a_full_disk(config: Config, step: int) -> None:
+    """A run whose disk is full from the step on in which a signal asks it to stop."""
+
+    def stop() -> None:
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    in_step(config, 1, step, stop)
+
+
+def behind_a_slow_disk(config: Config, step: int, seconds: float) -> None:
+    """A run whose rank 1 writes for so long at each commit, and meets a value that is no number in a step."""
+    original = os.fsync
+
+    def fsync(file: int) -> None:
+        time.sleep(seconds)
+        original(file)
+
+    if int(os.environ["RANK"]) == 1:
+        os.fsync = fsync
+    trained(config, {step: ("logits", 1)})
+
+
+def without_memory(config: Config) -> None:
+    """A run whose rank 1 has no memory for the copies of commits in the background."""
+    if int(os.environ["RANK"]) == 1:
+
+        def refuse(*_: Any, **__: Any) -> None:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] can't allocate memory: you tried to allocate much")
+
+        staging.torch = SimpleNamespace(empty=refuse, bfloat16=torch.bfloat16)
+    train(config)
+
+
+def best_of_each(config: Config, steps: dict[int, int]) -> tuple[list[str], list[str]]:
+    """Commits of steps that name a best one each; which there are then. And the warnings of one more whose old ones can
+    not be renamed away."""
+
+    def refuse(call: int, moment: str, _: str) -> None:
+        if call > 1 and moment == "before":  # the first one publishes
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM), "an old one")
+
+    with runtime(config.run) as rt:
+        model = build(config, rt, 100)
+        for step, best in steps.items():
+            progress = Progress(step, selection=Selection(best_step=best))
+            store.save(model, progress, {}, "periodic", config, "digest", rt)
+        names = [path.name for path in staging.complete(Path(config.run.dir) / store.FOLDER)]
+        last = max(steps) + 1
+        staged = store.stage(model, Progress(last), {}, config, rt)
+        with watched(frozenset((os.rename,)), refuse):
+            _, warnings = store.publish(staged, staged.write, model, Progress(last), "periodic", config, "digest", rt)
+        assert store.exists(config.run.dir, last)
+    return names, warnings
 
 
 def saved_again(config: Config, commit: str) -> None:

@@ -146,7 +146,7 @@ def _in_window(rank: int, number: int, action: Callable[[], None]) -> None:
 
 def sleeping_step(config: Config, rank: int, step: int) -> None:
     """`run_cli`, where one rank falls asleep between the collectives of a step."""
-    _in_step(config, rank, step, lambda: time.sleep(10_000))
+    in_step(config, rank, step, lambda: time.sleep(10_000))
 
 
 def failing_step(config: Config, rank: int, step: int) -> None:
@@ -155,7 +155,7 @@ def failing_step(config: Config, rank: int, step: int) -> None:
     def fail() -> None:
         raise ZeroDivisionError("a defect")
 
-    _in_step(config, rank, step, fail)
+    in_step(config, rank, step, fail)
 
 
 def slow_step(config: Config, step: int, seconds: float) -> None:
@@ -165,10 +165,11 @@ def slow_step(config: Config, step: int, seconds: float) -> None:
         Path(config.run.dir, "in-step").touch()
         time.sleep(seconds)
 
-    _in_step(config, 0, step, wait)
+    in_step(config, 0, step, wait)
 
 
-def _in_step(config: Config, rank: int, step: int, action: Callable[[], None]) -> None:
+def in_step(config: Config, rank: int, step: int, action: Callable[[], None]) -> None:
+    """`run_cli`, with something that one rank does between the collectives of a step."""
     original = Objective.shares
 
     def shares(self: Objective, outputs: Any, batch: Batch, *rest: Any) -> Any:

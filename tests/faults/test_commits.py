@@ -12,8 +12,15 @@ from dist_mtl.config import Config
 from dist_mtl.verify import digests, verify
 from tests import samples
 from tests.fault_lane import LONG
-from tests.fault_workers import saved_again, train_with_a_full_disk
-from tests.harness import ROOT, Cluster, events, run_script, script
+from tests.fault_workers import (
+    behind_a_slow_disk,
+    best_of_each,
+    saved_again,
+    stopped_with_a_full_disk,
+    train_with_a_full_disk,
+    without_memory,
+)
+from tests.harness import ROOT, Cluster, RankFailure, events, run_script, script
 from tests.workers import commit_state, error_of_train, train
 
 STEPS = 94
@@ -101,6 +108,53 @@ def test_the_last_commit_must_not_fail(folder: Path) -> None:
     ends = Cluster(2).run(train_with_a_full_disk, settings(folder, "end-full"), 0, (STEPS,))
     assert ends[0] == ends[1] and ends[0][0] == "CheckpointError"
     assert verify(newest(folder, "end-full")).step == 80
+
+
+def test_a_signal_on_a_full_disk_is_a_preemption_still(folder: Path) -> None:
+    config = settings(folder, "full-stop")
+    exits = Cluster(2).start(stopped_with_a_full_disk, config, 30).wait(60)
+    told = "".join(e.stderr for e in exits)
+    assert [e.code for e in exits] == [75, 75]
+    assert "stopped by a signal after step 30, which is not committed: rank 1: " in told and "File too large" in told
+    assert verify(newest(folder, "full-stop")).step == 20
+
+
+def test_an_error_of_all_ranks_loses_no_commit_that_was_being_written(folder: Path) -> None:
+    config = settings(folder, "behind-an-error", "train.commit='background'", "model.head='ctcvr'")
+    with pytest.raises(RankFailure) as caught:
+        Cluster(2).run(behind_a_slow_disk, config, 41, 1.0)
+    assert all("NonFiniteError: step 41" in e.trace for e in caught.value.exits)
+    assert [e["step"] for e in events(folder / "behind-an-error", "commit")] == [20, 40]
+    assert verify(newest(folder, "behind-an-error")).step == 40
+
+
+def test_the_others_wait_for_a_rank_that_writes_for_longer_than_a_step_may_take(folder: Path, whole: str) -> None:
+    short = ("run.step_timeout=2", "train.checkpoint_every=1000")
+    Cluster(2).run(behind_a_slow_disk, settings(folder, "slow", *short), STEPS + 1, 5.0)
+    assert verify(newest(folder, "slow")).state == whole
+    if not LONG:
+        return
+    late = settings(folder, "too-slow", *short, "run.commit_timeout=3")
+    exits = Cluster(2).start(behind_a_slow_disk, late, STEPS + 1, 60.0).wait(40)
+    assert all(e.code not in (0, None) for e in exits) and not complete(folder / "too-slow" / store.FOLDER)
+
+
+def test_without_memory_for_a_copy_training_goes_on(folder: Path, whole: str) -> None:
+    config = settings(folder, "no-memory", "train.commit='background'", "train.failed_commits=4")
+    Cluster(2).run(without_memory, config)
+    failed = events(folder / "no-memory", "commit_failed")
+    assert [e["step"] for e in failed] == [20, 40, 60, 80]
+    assert "rank 1: step 20: no copy could be made in memory" in failed[0]["message"]
+    assert verify(newest(folder, "no-memory")).state == whole  # the last one is not made in the background
+
+
+def test_the_best_of_each_kept_commit_is_kept_and_what_can_not_go_is_told(folder: Path) -> None:
+    [(names, warnings)] = Cluster(1).run(best_of_each, settings(folder, "best"), {1: 1, 2: 2, 3: 1, 4: 4})
+    assert names == ["step-0000000001", "step-0000000003", "step-0000000004"]
+    assert warnings == [
+        f"{folder / 'best' / store.FOLDER / 'step-0000000001'}: an older commit, which can not be removed: "
+        f"Operation not permitted; remove it by hand"
+    ]
 
 
 def test_resume_off_and_required(folder: Path, whole: str) -> None:

@@ -10,7 +10,18 @@ from dist_mtl.checkpoint import store
 from dist_mtl.config import Config
 from tests import samples
 from tests.fault_lane import cases
-from tests.fault_workers import Cut, Emptied, Flip, Instead, Rewritten, Swapped, commits_of_steps, loads, looks
+from tests.fault_workers import (
+    Cut,
+    Emptied,
+    Flip,
+    Instead,
+    Rewritten,
+    Swapped,
+    commits_of_steps,
+    loads,
+    looks,
+    looks_without_a_mount,
+)
 from tests.harness import Cluster, events
 from tests.workers import error_of_train, train
 
@@ -119,6 +130,26 @@ def test_a_run_goes_on_from_the_one_before_and_ends_with_the_same_bits(folder: P
 def test_no_sound_commit_is_no_new_beginning(folder: Path) -> None:
     config = settings(folder, "lost", "train.max_steps=20")
     Cluster(2).run(train, config)
-    Flip("index.json", 30, 1)(folder / "lost" / store.FOLDER / "step-0000000020")
+    root = folder / "lost" / store.FOLDER
+    Flip("index.json", 30, 1)(root / "step-0000000020")
+    for _ in range(2):  # a launcher would start it again
+        for name, message, code in Cluster(2).run(error_of_train, config):
+            assert (name, code) == ("CheckpointError", 66) and "none of its 1 commits is sound, the newest" in message
+        assert [path.name for path in root.iterdir()] == ["step-0000000020"], "it may be the disk that is ill"
+    (root / "step-0000000020").rename(root / "damaged-step-0000000020")  # as a start may have left it
     for name, message, code in Cluster(2).run(error_of_train, config):
-        assert (name, code) == ("CheckpointError", 66) and "none of its 1 commits is sound" in message
+        assert (name, code) == ("CheckpointError", 66) and "damaged-step-0000000020 is what is left" in message
+
+
+def test_what_one_rank_alone_can_not_read_is_no_damage(folder: Path) -> None:
+    """A node without the mount: the commits stay where they are, and nothing begins anew."""
+    found = Cluster(2).run(looks_without_a_mount, settings(folder, "run"), 1)
+    print(found[0])
+    assert found[0] == found[1] and found[0][0] == "CheckpointError" and "Do all nodes share it?" in found[0][1]
+    assert {BEFORE, NEWEST} == {path.name for path in (folder / "run" / store.FOLDER).iterdir()}
+
+
+def test_what_may_stand_beside_the_files_of_a_commit(folder: Path) -> None:
+    beside = [(name, Instead(name, "text", "{")) for name in ("recalibration.json.tmp", ".nfs000000000001")]
+    [found] = Cluster(1).run(looks, settings(folder, "run"), beside)
+    assert [(one.taken, one.told) for one in found] == [(NEWEST, [])] * 2
