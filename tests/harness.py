@@ -38,6 +38,7 @@ PRELOAD = [
     "tests.workers",
     "tests.compare_runs",
     "tests.fault_workers",
+    "tests.harms",
     "tests.group_workers",
     "tests.score_workers",
     "tests.warm",

@@ -10,18 +10,8 @@ from dist_mtl.checkpoint import store
 from dist_mtl.config import Config
 from tests import samples
 from tests.fault_lane import cases
-from tests.fault_workers import (
-    Cut,
-    Emptied,
-    Flip,
-    Instead,
-    Rewritten,
-    Swapped,
-    commits_of_steps,
-    loads,
-    looks,
-    looks_without_a_mount,
-)
+from tests.fault_workers import commits_of_steps
+from tests.harms import Cut, Emptied, Flip, Instead, Rewritten, Swapped, loads, looks, looks_without_a_mount
 from tests.harness import Cluster, events
 from tests.workers import error_of_train, train
 
