@@ -1,6 +1,7 @@
 """What the ranks of a fault case run: commits under a microscope, and the system calls that they consist of."""
 
 import errno
+import itertools
 import os
 import resource
 import signal
@@ -41,13 +42,13 @@ def watched(calls: frozenset, on_call: Callable[[int, str, str], None]) -> Itera
 
     An `on_call` that raises makes the call fail, but Python then looks no more.
     """
-    count = [0]
+    count, numbers, mine = [0], itertools.count(1), threading.local()  # calls of two threads may lie in each other
 
     def look(_: Any, event: str, function: Any) -> None:
         if event in ("c_call", "c_return", "c_exception") and function in calls:
             if event == "c_call":
-                count[0] += 1
-            on_call(count[0], "before" if event == "c_call" else "after", function.__name__)
+                count[0] = mine.number = next(numbers)
+            on_call(mine.number, "before" if event == "c_call" else "after", function.__name__)
 
     threading.setprofile(look)
     sys.setprofile(look)

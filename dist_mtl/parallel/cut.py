@@ -26,6 +26,7 @@ class Cut:
     def __init__(self, module: nn.Module, dense: Sequence[nn.Parameter]) -> None:
         self._module, self.dense = module, tuple(dense)
         self._is_on = False
+        self.is_laid_out = False  # whether DDP has its last layout
         self._below_BP: Tensor | None = None  # the pooled embeddings, with the tables behind them
         self._above_BP: Tensor | None = None  # the same numbers, as the model saw them
         self._counting = [m for m in module.modules() if _counts(m)]

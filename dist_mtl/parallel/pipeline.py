@@ -104,6 +104,8 @@ def train_step(
     totals_M = rt.all_reduce(objective.totals(batch)).float()
     model.set_rates(batch.step)
     model.optimizer.zero_grad()  # also hands a changed learning rate to the fused kernel
+    if rt.size > 2 and not model.cut.is_laid_out:
+        _lay_out(model, objective, batch, totals_M, rt)
     outputs = model.cut.forward(batch)
     statistics = None
     if diagnose:
@@ -128,6 +130,20 @@ def train_step(
     model.optimizer.step()
     watch.lap("update")
     return outcome
+
+
+def _lay_out(model: ShardedModel, objective: Objective, batch: Batch, totals_M: Tensor, rt: Runtime) -> None:
+    """Do the upper half of a process's first step once for nothing.
+
+    DDP lays its buckets of gradients out anew behind its first backward pass, and where a gradient stands decides the
+    order in which more than two ranks are summed. So a run that goes on from a commit would differ in the last bits
+    from one that was never stopped, whose buckets had their last layout at that step (measured on 4 ranks).
+    """
+    _, loss = objective.shares(model.cut.forward(batch), batch, totals_M, Collectives.of(rt))
+    (loss * rt.size).backward()
+    model.cut.undo()
+    model.cut.is_laid_out = True
+    model.optimizer.zero_grad()
 
 
 def _untrained(
