@@ -24,7 +24,7 @@ PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -qq --no
 OTHER_STACK := $(if $(wildcard $(STAMP)),$(if $(filter $(STACK),$(shell cat $(STAMP))),,stack-changed))
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test faults endurance commit-cost exactly-once config-fuzz shuffle-quality read-memory corruption check doctor metric-figures method-costs dynamic-figures dynamic-cost venv clean stack-changed
+.PHONY: help quickstart test faults endurance commit-cost slurm-test exactly-once config-fuzz shuffle-quality read-memory corruption check doctor metric-figures method-costs dynamic-figures dynamic-cost venv clean stack-changed
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s%s\n", $$1, $$2 }' Makefile
@@ -72,6 +72,9 @@ endurance: $(STAMP) ## 10,000 steps with 20 kills: memory, open files and disk s
 
 commit-cost: $(STAMP) ## what checksums add to a commit, and what training waits for one in the background; a minute
 	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.campaign.commit_cost $(ARGS)
+
+slurm-test: $(STAMP) ## torchx on a real two-node Slurm inside of namespaces, kills included; root, apt, 10 minutes
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.slurm.lane $(ARGS)
 
 check: $(STAMP) ## lint with ruff
 	@$(BIN)/python -m ruff check .

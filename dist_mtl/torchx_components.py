@@ -8,8 +8,10 @@ module under the name `dist`, which replaces that one component in the environme
 A trap of torchx, not ours to mend: an option repeated anywhere on the line, the script's own included, is refused.
 """
 
+import json
 import re
 import socket
+from pathlib import Path
 from typing import Dict, List, Optional
 
 import torchx
@@ -25,6 +27,12 @@ PORTS_TRIED = 100
 # script does without: parallel/runtime.py.)
 AGENT_ENV = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 RESTARTS = "PET_MAX_RESTARTS"  # torchrun reads each of its options from the environment, too
+
+# What torchx asks for where nothing is said; local_cwd ignores it, a cluster takes it by its word.
+DEFAULTS = {"cpu": 2, "gpu": 0, "memMB": 1024}
+# A megabyte is 10^6 bytes to Kubernetes and 2^20 to Slurm: counted in the smaller one, no node gets less than planned.
+MB = 10**6
+CPUS = 2  # of each process: one computes, one reads ahead
 
 # torchx puts the name of the job into a shell command behind its own quoting: a quote in it would end that.
 NAME = re.compile(r"[A-Za-z0-9._-]*")
@@ -43,6 +51,35 @@ def _free_port(first: int, tries: int) -> int:
     return first
 
 
+def planned(path: str, j: str) -> Dict[str, int]:
+    """What a node takes by a plan of launch/plan.py: cpu, gpu and memMB, of the node that takes most.
+
+    Reads the JSON itself: a command that only submits a job needs neither torch nor the rest of dist_mtl. Raises
+    ValueError: it is no plan, or one for other nodes or processes than `j`.
+    """
+    try:
+        plan = json.loads(Path(path).read_bytes())
+        if (plan["format"], plan["version"]) != ("dist_mtl plan", 1):
+            raise ValueError(f"format {plan['format']!r}, version {plan['version']!r}")
+        world, processes, ranks = int(plan["world"]), int(plan["local_world"]), plan["per_rank"]
+        host_bytes, on_gpus = [int(rank["host"]) for rank in ranks], any(int(rank["hbm"]) for rank in ranks)
+        if processes < 1 or world % processes or len(host_bytes) != world or min(host_bytes) < 1:
+            raise ValueError(f"{world} ranks, {processes} on a node, memory of {len(host_bytes)}")
+    except OSError as error:
+        raise ValueError(f"--plan {path}: {error.strerror}; name a file that launch/plan.py --json wrote") from None
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        told = f"{type(error).__name__}: {error}"
+        raise ValueError(f"--plan {path}: no plan of launch/plan.py ({told}); write it anew with --json") from None
+    _, nodes, per_node, _ = torchx_dist.parse_nnodes(j)
+    if (nodes * per_node, per_node) != (world, processes):
+        raise ValueError(
+            f"--plan {path} is for -j {world // processes}x{processes}, not {j}: "
+            f"python launch/plan.py CONFIG --nodes {nodes} --gpus {per_node} --json {path}"
+        )
+    nodes_bytes = [sum(host_bytes[first : first + processes]) for first in range(0, world, processes)]
+    return {"cpu": CPUS * processes, "gpu": processes if on_gpus else 0, "memMB": -(-max(nodes_bytes) // MB)}
+
+
 def ddp(
     *script_args: str,
     script: Optional[str] = None,
@@ -50,10 +87,11 @@ def ddp(
     image: str = torchx.IMAGE,
     name: str = "/",
     h: Optional[str] = None,
-    cpu: int = 2,
-    gpu: int = 0,
-    memMB: int = 1024,
+    cpu: int = -1,
+    gpu: int = -1,
+    memMB: int = -1,
     j: str = "1x2",
+    plan: Optional[str] = None,
     env: Optional[Dict[str, str]] = None,
     max_restarts: int = 3,
     max_retries: int = 0,
@@ -72,10 +110,11 @@ def ddp(
         image: image (e.g. docker)
         name: ``{experimentname}/{runname}``, ``{experimentname}/``, ``/{runname}`` or ``{runname}`` (the script's)
         h: a registered named resource (takes precedence over cpu, gpu, memMB)
-        cpu: number of cpus per node; ignored by local_cwd, binding on a cluster
-        gpu: number of gpus per node; ignored by local_cwd, binding on a cluster
-        memMB: memory per node in MB; ignored by local_cwd, binding on a cluster
+        cpu: number of cpus per node (the plan's, else 2); ignored by local_cwd, binding on a cluster
+        gpu: number of gpus per node (the plan's, else 0); ignored by local_cwd, binding on a cluster
+        memMB: memory per node in MB (the plan's, else 1024); ignored by local_cwd, binding on a cluster
         j: [{min_nodes}:]{nodes}x{processes per node}, or the processes of a single node
+        plan: a plan that launch/plan.py wrote (``--json``): what cpu, gpu and memMB are where they are not given
         env: environment of the nodes (e.g. ENV1=v1,ENV2=v2); a value can not hold a comma
         max_restarts: how often the agent of a node starts its ranks again when one has died, over the whole job; they
             go on from the newest commit. A failure that comes again costs as many starts; 0: the first one ends the job
@@ -96,6 +135,10 @@ def ddp(
         # torchx drops a `--` only where it comes first; here the script came before it.
         if args[:1] == ["--"]:
             args.pop(0)
+    if plan is not None and h is not None:
+        raise ValueError(f"--plan {plan} and -h {h} both say what a node has; leave one of them out")
+    j = f"1x{j}" if j.isdigit() else j
+    node = DEFAULTS if plan is None else planned(plan, j)
     # torchx-nightly renamed ddp to torchrun, and reads a bare number together with `h` as a number of nodes.
     launch = getattr(torchx_dist, "torchrun", None) or torchx_dist.ddp
     app = launch(
@@ -105,10 +148,10 @@ def ddp(
         image=image,
         name=name,
         h=h,
-        cpu=cpu,
-        gpu=gpu,
-        memMB=memMB,
-        j=f"1x{j}" if j.isdigit() else j,
+        cpu=node["cpu"] if cpu < 0 else cpu,
+        gpu=node["gpu"] if gpu < 0 else gpu,
+        memMB=node["memMB"] if memMB < 0 else memMB,
+        j=j,
         env={**AGENT_ENV, RESTARTS: str(max_restarts), **(env or {})},
         max_retries=max_retries,
         rdzv_port=rdzv_port or _free_port(RDZV_PORT, PORTS_TRIED),

@@ -1,7 +1,10 @@
 """`torchx run dist.ddp`: from the words on the command line to the torchrun that torchx starts."""
 
+import json
 import shlex
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -148,3 +151,71 @@ def test_the_repository_chooses_the_local_scheduler(monkeypatch: pytest.MonkeyPa
     options: dict[str, object] = {}
     load(scheduler="local_cwd", f=open(ROOT / ".torchxconfig"), cfg=options)
     assert options["log_dir"] == "runs/torchx"
+
+
+def plan_file(folder: Path, **other: object) -> Path:
+    """A plan of 2 nodes x 8 GPUs, whose second node takes more memory: 8 ranks of 3.5 GB and one byte."""
+    ranks = [{"hbm": 10**9, "host": 3 * 10**9}] * 8 + [{"hbm": 10**9, "host": 3_500_000_001}] * 8
+    told = {"format": "dist_mtl plan", "version": 1, "world": 16, "local_world": 8, "tables": [], "per_rank": ranks}
+    (folder / "plan.json").write_text(json.dumps(told | other))
+    return folder / "plan.json"
+
+
+@pytest.mark.parametrize(
+    "line, asked",
+    [
+        ("", (16, 8, 28_001)),  # 28,000,000,008 bytes, rounded up
+        ("--memMB 64000", (16, 8, 64_000)),
+        ("--cpu 48 --gpu 0", (48, 0, 28_001)),
+    ],
+)
+def test_a_plan_says_what_a_node_takes_and_the_line_wins(tmp_path: Path, line: str, asked: tuple[int, ...]) -> None:
+    resource = build(f"-j 2x8 --plan {plan_file(tmp_path)} {line} launch/train.py").roles[0].resource
+    assert (resource.cpu, resource.gpu, resource.memMB) == asked
+
+
+def test_a_plan_for_processors_asks_for_no_gpu(tmp_path: Path) -> None:
+    ranks = [{"hbm": 0, "host": 3_500_000_001}] * 16
+    app = build(f"-j 1:2x8 --plan {plan_file(tmp_path, per_rank=ranks)} launch/train.py")
+    assert (app.roles[0].resource.gpu, app.roles[0].resource.memMB) == (0, 28_001)
+
+
+def test_without_a_plan_a_node_is_what_torchx_says() -> None:
+    resource = build("-j 2x8 launch/train.py").roles[0].resource
+    assert (resource.cpu, resource.gpu, resource.memMB) == (2, 0, 1024)
+
+
+@pytest.mark.parametrize("j", ["1x8", "2x4", "4x4", "1x16", "16", "2:4x8"])
+def test_a_plan_of_another_world_is_refused_with_the_command_that_makes_one(tmp_path: Path, j: str) -> None:
+    with pytest.raises(ValueError, match=r"is for -j 2x8, not .*launch/plan.py CONFIG --nodes \d+ --gpus \d+ --json"):
+        build(f"-j {j} --plan {plan_file(tmp_path)} launch/train.py")
+
+
+def test_what_is_no_plan_is_refused(tmp_path: Path) -> None:
+    plan = plan_file(tmp_path)
+    good = json.loads(plan.read_text())
+    for text in (
+        "", "[]", "3", "{", "[" * 100_000, "\xff",
+        *(json.dumps({key: value for key, value in good.items() if key != name}) for name in good if name != "tables"),
+        *(json.dumps(good | wrong) for wrong in (
+            {"world": "many"}, {"world": None}, {"world": 0}, {"local_world": 0}, {"local_world": -8}, {"world": 8},
+            {"local_world": 5}, {"per_rank": 16}, {"per_rank": [{}] * 16}, {"per_rank": [{"hbm": 1, "host": 0}] * 16},
+            {"per_rank": []}, {"per_rank": [{"hbm": 1, "host": "x"}] * 16}, {"format": "other"}, {"version": 2},
+        )),
+    ):  # fmt: skip
+        plan.write_text(text, encoding="latin-1")
+        with pytest.raises(ValueError, match="no plan of launch/plan.py"):
+            build(f"-j 2x8 --plan {plan} launch/train.py")
+    with pytest.raises(ValueError, match="No such file or directory; name a file"):
+        build(f"-j 2x8 --plan {tmp_path}/none.json launch/train.py")
+
+
+def test_a_plan_and_a_named_resource_are_refused_together(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="both say what a node has"):
+        build(f"-j 2x8 -h gpu.large --plan {plan_file(tmp_path)} launch/train.py")
+
+
+def test_submitting_needs_no_torch() -> None:
+    """The command runs where nothing trains."""
+    code = "import sys, dist_mtl.torchx_components; sys.exit(bool({'torch', 'pydantic', 'pyarrow'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
