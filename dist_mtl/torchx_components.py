@@ -12,7 +12,7 @@ import json
 import re
 import socket
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Tuple
 
 import torchx
 import torchx.specs as specs
@@ -80,6 +80,14 @@ def planned(path: str, j: str) -> Dict[str, int]:
     return {"cpu": CPUS * processes, "gpu": processes if on_gpus else 0, "memMB": -(-max(nodes_bytes) // MB)}
 
 
+def _script_of(words: List[str]) -> Tuple[str, List[str]]:
+    """The script that stands first, and its arguments."""
+    if not words:
+        raise ValueError("no script: torchx run dist.ddp -j 2x8 launch/train.py [arguments of the script]")
+    # torchx drops a `--` only where it comes first; here the script came before it.
+    return words[0], words[2:] if words[1:2] == ["--"] else words[1:]
+
+
 def ddp(
     *script_args: str,
     script: Optional[str] = None,
@@ -129,12 +137,7 @@ def ddp(
     """
     args = list(script_args)
     if script is None and m is None:
-        if not args:
-            raise ValueError("no script: torchx run dist.ddp -j 2x8 launch/train.py [arguments of the script]")
-        script = args.pop(0)
-        # torchx drops a `--` only where it comes first; here the script came before it.
-        if args[:1] == ["--"]:
-            args.pop(0)
+        script, args = _script_of(args)
     if plan is not None and h is not None:
         raise ValueError(f"--plan {plan} and -h {h} both say what a node has; leave one of them out")
     j = f"1x{j}" if j.isdigit() else j

@@ -20,7 +20,8 @@ PROGRAMS = {
     "mariadbd": "mariadb-server", "mariadb-install-db": "mariadb-server", "ip": "iproute2", "unshare": "util-linux",
 }  # fmt: skip
 UNSHARE = ["unshare", "--fork", "--kill-child", "--pid", "--mount", "--mount-proc", "--net", "--uts"]
-POLICY = Path("/usr/sbin/policy-rc.d")
+SBIN = Path(os.sep, "usr", "sbin")  # of Debian
+POLICY = SBIN / "policy-rc.d"
 UNAVAILABLE = 69  # EX_UNAVAILABLE of sysexits.h
 
 
@@ -52,7 +53,7 @@ def refuse(why: str) -> NoReturn:
 
 
 def main() -> None:
-    os.environ["PATH"] += os.pathsep + "/usr/sbin:/sbin"  # a login of root may lack them
+    os.environ["PATH"] += f"{os.pathsep}{SBIN}"  # a login of root may lack them
     packages = missing()
     if packages and (os.geteuid() != 0 or shutil.which("apt-get") is None):
         refuse(f"needs {', '.join(packages)}, and to install them root and apt-get")
