@@ -24,7 +24,7 @@ PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -qq --no
 OTHER_STACK := $(if $(wildcard $(STAMP)),$(if $(filter $(STACK),$(shell cat $(STAMP))),,stack-changed))
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test faults endurance commit-cost slurm-test exactly-once config-fuzz shuffle-quality read-memory corruption check doctor metric-figures method-costs dynamic-figures dynamic-cost venv clean stack-changed
+.PHONY: help quickstart test faults endurance commit-cost slurm-test exactly-once config-fuzz shuffle-quality read-memory corruption plan-memory gpu-check guard-cost check doctor metric-figures method-costs dynamic-figures dynamic-cost venv clean stack-changed
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s%s\n", $$1, $$2 }' Makefile
@@ -75,6 +75,15 @@ commit-cost: $(STAMP) ## what checksums add to a commit, and what training waits
 
 slurm-test: $(STAMP) ## torchx on a real two-node Slurm inside of namespaces, kills included; root, apt, 10 minutes
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.slurm.lane $(ARGS)
+
+guard-cost: $(STAMP) ## what the guards add to a step, on 1 and 2 ranks; about 3 minutes
+	@for ranks in 1 2; do OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.campaign.guard_cost --ranks $$ranks $(ARGS); done
+
+gpu-check: $(STAMP) ## every CUDA path beside the CPU, speed and memory, in one table; needs a GPU
+	@$(BIN)/python -W ignore -m tests.campaign.gpu_check $(ARGS)
+
+plan-memory: $(STAMP) ## memory that launch/plan.py predicts, beside that of real ranks; about 10 minutes
+	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.campaign.plan_memory $(ARGS)
 
 check: $(STAMP) ## lint with ruff
 	@$(BIN)/python -m ruff check .

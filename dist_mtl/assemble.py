@@ -9,6 +9,7 @@ from dist_mtl.data.features.fit import Found, find, merged, sketch, unfitted
 from dist_mtl.data.loader import Dataset
 from dist_mtl.errors import ConfigError
 from dist_mtl.model.mtl import MultiTaskModel
+from dist_mtl.parallel.able import check_compiler
 from dist_mtl.parallel.dynamic import DynamicIds
 from dist_mtl.parallel.runtime import Runtime
 from dist_mtl.parallel.shard import Schedule, ShardedModel, shard
@@ -67,13 +68,24 @@ def build(config: Config, rt: Runtime, steps: int) -> ShardedModel:
 def build_for_scoring(config: Config, rt: Runtime) -> ShardedModel:
     """The model without optimizer states and without the parts that only a loss needs.
 
-    One trained on CUDA with the Adam family can so be scored on a CPU.
+    One trained on CUDA with the Adam family can so be scored on a CPU, on any number of ranks: what says where rows are
+    at work, and when, is left out. What says in which precision stays, or scores would not be those of the run: but for
+    what does not travel, gradients, and on one rank all (TorchRec packs nothing there).
     """
+    forward = config.sharding.forward if rt.size > 1 else "fp32"
+    still = {"plan": None, "pipeline": "base", "forward": forward, "backward": "fp32"}
+    placed = config.sharding.model_copy(update=still)
+    tables = config.tables
+    if rt.device.type == "cpu":
+        free = {"kernel": "auto", "cache_share": None}
+        tables = {name: table.model_copy(update=free) for name, table in tables.items()}
+    config = config.model_copy(update={"sharding": placed, "tables": tables})
     return _build(config, OptimConfig(embedding=EmbeddingOptim(kind="sgd")), 1, rt, scoring=True)
 
 
 def _build(config: Config, optim: OptimConfig, steps: int, rt: Runtime, scoring: bool) -> ShardedModel:
+    if config.train.compile and not scoring:
+        rt.all_ranks(lambda: check_compiler(rt.device))
     model = MultiTaskModel(config, torch.device("meta"), scoring)
-    rows_per_rank = config.train.global_batch // rt.size
     ids = DynamicIds.of(config, rt, learns=not scoring)
-    return shard(model, config.all_tables, Schedule(optim, steps), config.seed, rows_per_rank, rt, ids)
+    return shard(model, config, Schedule(optim, steps), rt, ids)

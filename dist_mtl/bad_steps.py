@@ -48,13 +48,25 @@ def _written(path: Path, outcome: Outcome, dataset: Dataset, rt: Runtime) -> str
     staged = path.with_suffix(".jsonl.tmp")
     try:
         # A run that was killed comes to a step again: it stands there once, as it was the last time.
-        earlier = path.read_text().splitlines(keepends=True) if path.exists() else []
-        kept = [line for line in earlier if not line.startswith(f'{{"step": {outcome.step},')]
-        staged.write_text("".join([*kept, json.dumps(jsonable(told)) + "\n"]))
+        kept = of_others(path.read_bytes(), outcome.step) if path.exists() else []
+        staged.write_bytes(b"".join(line + b"\n" for line in [*kept, json.dumps(jsonable(told)).encode()]))
         staged.replace(path)
     except OSError as error:
         return error.strerror
     return None
+
+
+def of_others(lines: bytes, step: int) -> list[bytes]:
+    """The lines that do not tell of this step; those that are no JSON are not ours to remove."""
+    return [line for line in lines.splitlines() if not _tells_of(line, step)]
+
+
+def _tells_of(line: bytes, step: int) -> bool:
+    try:
+        told = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(told, dict) and told.get("step") == step
 
 
 def rows_of(dataset: Dataset, step: int, rank: int, world: int) -> list[dict[str, Any]]:

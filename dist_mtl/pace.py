@@ -25,7 +25,7 @@ from dist_mtl.parallel.stopwatch import Stopwatch
 from dist_mtl.scoring import read
 
 COUNTS = ("dropped", "clamped", "quarantined")
-PHASES = ("data", "ids", "forward", "agree", "backward", "update", "metrics")
+PHASES = ("data", "ids", "forward", "backward", "agree", "tables", "update", "metrics")
 # Between two steps the caches hold nothing of the window, and a small operation costs its start; so a few go together.
 STEPS_AT_ONCE = 8
 PAUSES = ("diagnosis", "evaluation", "commit")

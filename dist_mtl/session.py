@@ -148,6 +148,10 @@ class Session:
 
     def resume(self) -> Progress:
         """Load the newest commit, if any, into the model and the pace. Returns the progress: step 0 for a fresh run."""
+        with self.rt.committing():
+            return self._resumed()
+
+    def _resumed(self) -> Progress:
         rt, fresh = self.rt, Selection.begin(self.config.select, self._validation_digest)
         folder = self._where_to_go_on()
         if folder is None:
@@ -233,14 +237,15 @@ class Session:
         self.pace.watch.lap("commit")
         return progress
 
-    def preempted(self, progress: Progress) -> Preempted:
+    def preempted(self, progress: Progress, is_exact: bool = True) -> Preempted:
         """Commit what was trained, now that a signal asks for it. Returns the error to end with.
 
         An evaluation that is due but was not made is made when the run goes on. After the last step that would come too
-        late for the commit, which has to name the best: such a run goes back to the commit before.
+        late for the commit, which has to name the best: such a run goes back to the commit before. So does one that
+        would not go on with the same bits (not `is_exact`: the next batch of `semi_sync` has been looked up).
         """
         told = f"stopped by a signal after step {progress.step:,}, which is"
-        if progress.step and (progress.judged or progress.step < self.steps):
+        if is_exact and progress.step and (progress.judged or progress.step < self.steps):
             try:
                 self.commit(progress, "preempted")
             except CheckpointError as error:  # on all ranks alike; the commit before is where the next start goes on

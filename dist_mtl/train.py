@@ -49,12 +49,13 @@ def train(config: Config) -> Evaluation | None:
                 if not progress.judged and due.evaluation(progress):
                     progress = session.judge(progress)
                 source = batches(data.train, rt, progress.step, due.last_step(progress), progress.lost)
+                source = model.ahead.over(source, due.drained)
                 for batch in pace.timed(source):
                     progress = session.look_ahead(progress, batch.step)
-                    read, batch = batch, model.learn_ids(batch).to(rt.device)
+                    read, batch = batch, model.ahead.on_device(model.learn_ids(batch))
                     pace.watch.lap("ids")
                     diagnose = due.diagnosis(batch.step)
-                    outcome = train_step(model, objective, batch, rt, pace.watch, diagnose, tolerant=True)
+                    outcome = train_step(model, objective, batch, rt, pace.watch, diagnose, True, pace.skipped)
                     if outcome.flaw is not None:
                         skip(outcome, pace.skipped, data.train, config, rt, observer)
                     session.examine(read, outcome)  # with its keys: ids without a row of their own would look like one
@@ -71,7 +72,8 @@ def train(config: Config) -> Evaluation | None:
                         break
                 source.close()
             except Preempted:
-                raise session.preempted(progress) from None
+                model.ahead.clear()
+                raise session.preempted(progress, due.is_exact(progress.step)) from None
             except DistMtlError as error:
                 if error.all_ranks:
                     committer.settle(progress)
@@ -108,6 +110,18 @@ class Due:
         if progress.step == self.steps:
             return self.config.select is not None or self.config.data.validation is not None
         return progress.step % every == 0
+
+    def drained(self, step: int) -> bool:
+        """Whether a commit or an evaluation may follow: a look-ahead never goes beyond such a step, so that what is
+        trained behind it is a function of what a commit holds. Nor beyond the first step of a partition, which is
+        evaluated when that step's batch is at hand, and the next would be on its way."""
+        part = isinstance(self.order, Partitions) and any(map(self.order.starts_part, (step, step + 1)))
+        periodic = step % self.config.train.checkpoint_every == 0
+        return step == self.steps or periodic or part or self.evaluation(Progress(step))
+
+    def is_exact(self, step: int) -> bool:
+        """Whether a run that goes on from a commit of this step has the bits of one that was never stopped."""
+        return self.config.sharding.pipeline != "semi_sync" or self.drained(step)
 
     def diagnosis(self, step: int) -> bool:
         """Every so many steps."""

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from dist_mtl.assemble import build
+from dist_mtl.checkpoint import disk, staging, store
 from dist_mtl.checkpoint import format as commits
-from dist_mtl.checkpoint import staging, store
 from dist_mtl.checkpoint.store import Progress
 from dist_mtl.config import Config
 from dist_mtl.errors import DistMtlError
@@ -186,6 +186,19 @@ def behind_a_slow_disk(config: Config, step: int, seconds: float) -> None:
     if int(os.environ["RANK"]) == 1:
         os.fsync = fsync
     trained(config, {step: ("logits", 1)})
+
+
+def slow_to_read(config: Config, seconds: float) -> None:
+    """A run whose rank 1 reads for so long what it goes on from."""
+    original = disk.measure
+
+    def measure(path: Path) -> disk.Stored:
+        time.sleep(seconds)
+        return original(path)
+
+    if int(os.environ["RANK"]) == 1:
+        disk.measure = measure
+    train(config)
 
 
 def without_memory(config: Config) -> None:

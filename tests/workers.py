@@ -163,3 +163,31 @@ def error_of_train(config: Config) -> tuple[str, str, int] | None:
     except DistMtlError as error:
         return type(error).__name__, str(error), error.exit_code
     return None
+
+
+@dataclass
+class Room:
+    """Bytes of one rank: before its model, after training, the most ever; and its plan."""
+
+    before: int
+    after: int
+    peak: int
+    plan: list[dict[str, Any]]
+
+
+def room(config: Config, steps: int) -> Room:
+    """Train `steps` steps and look at /proc. Peaks of the process before it was forked do not count."""
+    with runtime(config.run) as rt:
+        dataset = open_dataset(config.data.train, config, config.data.shuffle, rt)
+        Path("/proc/self/clear_refs").write_text("5")
+        before = _status("VmRSS")
+        model = build(config, rt, steps)
+        objective = Objective.of(config)
+        for batch in batches(dataset, rt, 0, steps):
+            train_step(model, objective, batch, rt)
+        return Room(before, _status("VmRSS"), _status("VmHWM"), model.plan)
+
+
+def _status(key: str) -> int:
+    [line] = [text for text in Path("/proc/self/status").read_text().splitlines() if text.startswith(f"{key}:")]
+    return int(line.split()[1]) * 1024

@@ -6,15 +6,12 @@ CPU time is steadier than wall time where other processes want the cores, and bl
 caches, which only adds time, so that the shortest rounds tell most.
 """
 
-import os
-import socket
 import statistics
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dist_mtl.bench.memory import Memory, peak, reset_peak
-from dist_mtl.errors import InternalError
+from dist_mtl.bench.memory import Memory
+from dist_mtl.bench.ranks import Ranks
 
 LOADER_STEPS = 4  # the loader alone is so fast that it is timed over more steps
 
@@ -57,51 +54,18 @@ class Contender:
 
     def __init__(self, entry: Entry, command: Sequence[str]) -> None:
         self.entry = entry
-        port = _free_port()
-        self.ranks = [
-            subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                env=os.environ | _env(rank, entry, port),
-            )
-            for rank in range(1 if entry.name == "torch-rechub" else entry.ranks)
-        ]
-        for process in self.ranks:
-            self._line(process)
-        self.before = [reset_peak(process.pid) for process in self.ranks]
+        self._ranks = Ranks(entry.label, command, 1 if entry.name == "torch-rechub" else entry.ranks, entry.threads)
+        self.close = self._ranks.close
 
     def times(self, steps: int) -> tuple[float, float, float]:
         """Train `steps` steps on every rank; the slowest rank's time, CPU time and page faults of all."""
-        for process in self.ranks:
-            process.stdin.write(f"{steps}\n")
-            process.stdin.flush()
-        told = [[float(part) for part in self._line(process).split()] for process in self.ranks]
+        told = [[float(part) for part in line.split()] for line in self._ranks.ask(str(steps))]
         wall, cpu, faults = zip(*told, strict=True)
         return max(wall), sum(cpu), sum(faults)
 
     def memory(self) -> Memory:
         """Of the rank that held most since its set-up."""
-        found = [Memory(before, peak(p.pid)) for before, p in zip(self.before, self.ranks, strict=True)]
-        return max(found, key=lambda memory: memory.peak)
-
-    def close(self) -> None:
-        """End the processes by closing their input, and reap them."""
-        for process in self.ranks:
-            process.stdin.close()
-        for process in self.ranks:
-            try:
-                process.wait(timeout=60)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            process.stdout.close()
-
-    def _line(self, process: subprocess.Popen) -> str:
-        if not (line := process.stdout.readline().strip()):
-            raise InternalError(f"benchmark: {self.entry.label} ended; its error is above")
-        return line
+        return max(self._ranks.memory(), key=lambda memory: memory.peak)
 
 
 def compare(commands: Mapping[Entry, Sequence[str]], rounds: int, steps: int, passes: int = 1) -> dict[Entry, Found]:
@@ -149,21 +113,3 @@ def of_shortest(numerator: list[float], denominator: list[float]) -> float:
         return statistics.mean(sorted(values)[: max(1, len(values) // 10)])
 
     return shortest(numerator) / shortest(denominator)
-
-
-def _env(rank: int, entry: Entry, port: int) -> dict[str, str]:
-    return {
-        "RANK": str(rank),
-        "WORLD_SIZE": str(entry.ranks),
-        "LOCAL_RANK": str(rank),
-        "LOCAL_WORLD_SIZE": str(entry.ranks),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": str(entry.threads),
-    }
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

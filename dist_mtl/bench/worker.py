@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from resource import RUSAGE_SELF, getrusage
 
-import torch.distributed as dist
+import torch
 
 from dist_mtl.bench.contenders import Steps, contender
 from dist_mtl.bench.shape import Shape
@@ -19,14 +19,21 @@ def serve(run: RunConfig, setup: Callable[[Runtime], Steps]) -> None:
         steps = setup(rt)
         print("ready", flush=True)
         for line in sys.stdin:
-            dist.barrier()
-            before, started = getrusage(RUSAGE_SELF), time.perf_counter()
-            steps(int(line))
-            after = getrusage(RUSAGE_SELF)
-            dist.barrier()
-            seconds = time.perf_counter() - started
-            cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-            print(seconds, cpu_seconds, after.ru_minflt - before.ru_minflt, flush=True)
+            print(*timed(steps, int(line), rt), flush=True)
+
+
+def timed(steps: Steps, count: int, rt: Runtime) -> tuple[float, float, int]:
+    """Seconds that all ranks took for so many steps together; this rank's CPU seconds and page faults in it."""
+    rt.barrier()
+    before, started = getrusage(RUSAGE_SELF), time.perf_counter()
+    steps(count)
+    if rt.device.type == "cuda":
+        torch.cuda.synchronize()
+    after = getrusage(RUSAGE_SELF)
+    rt.barrier()
+    seconds = time.perf_counter() - started
+    cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return seconds, cpu_seconds, after.ru_minflt - before.ru_minflt
 
 
 def main() -> None:

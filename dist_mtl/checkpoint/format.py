@@ -48,8 +48,13 @@ FREE = (
     "data.quarantine",
     "data.leaks",
     "data.sample",
+    "sharding.plan",
+    "sharding.pipeline",
 )
 DECAYING = ("train.epochs", "train.max_steps")  # fixed once the learning rates are a function of the number of steps
+# Of `semi_sync`: where nothing is looked up early, and so is the last step, hence DECAYING with them. The other
+# pipelines train the same bits as each other.
+DRAINING = ("train.checkpoint_every", "train.evaluate_every", "train.evaluate_every_rows", "sharding.pipeline")
 
 
 @dataclass(frozen=True)
@@ -161,7 +166,10 @@ def check_same_run(commit: Commit, config: Config, manifest: str, steps: int, fo
             f"train.epochs or train.max_steps, or choose another run.dir"
         )
     before, now = _flat(_completed(commit.config)), _flat(config.model_dump(mode="json"))
-    free = FREE if config.optim.decay == "none" else tuple(k for k in FREE if k not in DECAYING)
+    is_early = "semi_sync" in (before.get("sharding.pipeline"), config.sharding.pipeline)
+    fixed = DECAYING if is_early or config.optim.decay != "none" else ()
+    fixed += DRAINING if is_early else ()
+    free = tuple(key for key in FREE if key not in fixed)
     changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and not _is_free(k, free))
     if changed:
         lines = "\n".join(f"  {key}: {_brief(before, key)} -> {_brief(now, key)}" for key in changed)
@@ -196,7 +204,9 @@ def _brief(flat: dict[str, Any], key: str) -> str:
 
 
 def _is_free(key: str, free: tuple[str, ...]) -> bool:
-    return any(key == one or key.startswith(one + ".") for one in free) or key.endswith(".sharding")
+    return any(key == one or key.startswith(one + ".") for one in free) or key.endswith(
+        (".sharding", ".kernel", ".cache_share")
+    )
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import OutOfMemoryError, Tensor
 
 from dist_mtl.checkpoint import archive, disk
 from dist_mtl.checkpoint.format import NAME, Commit, read
@@ -29,6 +29,9 @@ STEP = re.compile(r"step-(\d{10})")
 HIDDEN = (".staged-*", ".old-*")
 WEIGHTS = "model/"
 NEAR = 1 << 18  # numbers looked at together
+# torch's CPU allocator has a RuntimeError for it, and so have pinned buffers. `memory` alone is said of an illegal
+# access on CUDA, too.
+LACKING = ("can't allocate memory", "not enough memory", "out of memory")
 
 
 def name_of(step: int) -> str:
@@ -65,7 +68,9 @@ class Staging:
                 if (old := room.get(key)) is None or (old.shape, old.dtype) != (tensor.shape, tensor.dtype):
                     room[key] = torch.empty(tensor.shape, dtype=tensor.dtype)
                 _copy(tensor, room[key])
-        except (MemoryError, RuntimeError) as error:  # torch has no kind of its own for memory that can not be had
+        except (MemoryError, RuntimeError) as error:
+            if not _is_lack_of_memory(error):
+                raise
             room.clear()
             raise CheckpointError(
                 f"step {self.step}: no copy could be made in memory: {str(error).splitlines()[0]}; "
@@ -93,6 +98,11 @@ class Staging:
         except OSError as error:
             raise _refused(error) from None
         return {path.name: stored.checksum}
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    told = str(error).lower()
+    return isinstance(error, MemoryError | OutOfMemoryError) or any(words in told for words in LACKING)
 
 
 def _copy(source: Tensor, target: Tensor) -> None:

@@ -103,9 +103,14 @@ def newest_sound(run_dir: str | Path, rt: Runtime, on_damaged: Callable[[Path, s
 
 
 def _check_shared(folder: Path, told: str) -> None:
-    """Raise CheckpointError if a commit that a rank finds damaged is sound where the first rank sees it."""
+    """Raise CheckpointError if what a rank finds damaged (it is named in `told`) is sound where the first rank sees it.
+
+    One file is read again, not all of them: the other ranks wait.
+    """
     with suppress(DamagedCommitError):
-        verify_share(folder)
+        sums = _listed(folder)
+        for name in (one for one in sums if f"{folder / one}:" in told):
+            disk.check_file(folder, name, sums[name])
         raise CheckpointError(f"{told}; but the first rank reads {folder} as it was written. Do all nodes share it?")
 
 
@@ -129,14 +134,20 @@ def verify(folder: Path, rt: Runtime) -> None:
 
 def verify_share(folder: Path, rank: int = 0, world: int = 1) -> None:
     """The same for every world-th file. No collective."""
+    sums = _listed(folder)
+    for name in sorted(sums)[rank::world]:
+        disk.check_file(folder, name, sums[name])
+
+
+def _listed(folder: Path) -> dict[str, str]:
+    """The files that belong to a commit, with their checksums. Raises DamagedCommitError: others stand there, too."""
     sums = commits.read_sums(folder)
     there = {entry.name for entry in disk.entries(folder)} - {disk.SUMS}
     if strangers := sorted(name for name in there - sums.keys() if not commits.comes_later(name)):
         raise DamagedCommitError(
             f"{folder / strangers[0]}: does not belong to the commit; {disk.SUMS} does not list it"
         )
-    for name in sorted(sums)[rank::world]:
-        disk.check_file(folder, name, sums[name])
+    return sums
 
 
 def stage(model: ShardedModel, progress: Progress, window: Tensors, config: Config, rt: Runtime) -> Staging:

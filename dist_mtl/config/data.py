@@ -133,4 +133,17 @@ class TableConfig(Section):
     sharding: Literal["auto", "table_wise", "row_wise", "column_wise", "table_row_wise", "grid", "data_parallel"] = (
         "auto"
     )
+    # Where the rows live. auto: in the memory of the device (fused); on CUDA uvm_caching, too, as the planner finds it.
+    # The others are CUDA's: uvm in the host's memory, read over the bus; uvm_caching the same with `cache_share` of the
+    # rows in the GPU; key_value on SSD, which is refused, since commits can not hold it.
+    kernel: Literal["auto", "fused", "uvm", "uvm_caching", "key_value"] = "auto"
+    cache_share: Annotated[float, Field(gt=0, lt=1)] | None = None  # of `uvm_caching`; none: TorchRec's own
+    # Of the weights; optimizer states are fp32 always. Updates are rounded at random on CUDA; on CPU to the nearest, so
+    # that small ones are lost.
+    precision: Literal["fp32", "fp16"] = "fp32"
     dynamic: DynamicRows | None = None  # none: an id's row is fixed, by its feature's policy
+
+    @property
+    def element_bytes(self) -> int:
+        """Of a weight."""
+        return {"fp32": 4, "fp16": 2}[self.precision]

@@ -8,16 +8,18 @@ import typing
 from collections.abc import Sequence
 from datetime import date, time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from dist_mtl.config import Config
 from dist_mtl.config.place import without_secrets
 from dist_mtl.config.rules import MOST_TOLD
+from dist_mtl.config.section import Section
 from dist_mtl.errors import ConfigError
 from dist_mtl.hints import nearest
 
+S = TypeVar("S", bound=Section)
 MAX_BYTES = 1_000_000  # a configuration is written by hand; more is a mistake or an attack
 MAX_LINE = 1_000  # characters of a message's line: a key or a value may be of any length
 # a.b.c ... with more than 64 parts: tomllib takes a time that grows with their square, minutes for a file of 1 MB.
@@ -28,8 +30,9 @@ CHAIN = re.compile(rf"""(?<![\w+\\-]){PART}(?:[ \t]*+\.[ \t]*+{PART}){{64}}""")
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read `path` and apply overrides such as `train.epochs=2`.
 
-    An override's value is read as TOML where it is TOML (`2`, `true`, `[1, 2]`, `"x"`), else as a plain string.
-    Raises ConfigError: no such file, not TOML, an unknown key, a wrong type, values that do not fit together.
+    An override's value is read as TOML where it is TOML (`2`, `true`, `[1, 2]`, `"x"`), else as a plain string, unless
+    it begins as only TOML does, with a quote or a bracket. Raises ConfigError: no such file, not TOML, an unknown key,
+    a wrong type, values that do not fit together.
     """
     return parse(read_toml(path), overrides, source=str(path))
 
@@ -62,12 +65,20 @@ def parse(tree: dict[str, Any], overrides: Sequence[str] = (), source: str = "co
     """Validate `tree` with `overrides` on top. `source` names it in errors."""
     for text in overrides:
         tree = _override(tree, text)
+    return validated(Config, tree, source)
+
+
+def validated(kind: type[S], tree: dict[str, Any], source: str) -> S:
+    """The tables of a file as a section of this kind, nothing unknown in it and nothing converted.
+
+    Raises ConfigError, one line for each mistake, with the dotted key and the nearest that there is.
+    """
     try:
         # JSON in strict mode: lists become tuples, an int may stand for a float, and nothing else is converted.
         # A TOML date is its ISO text, as which the folders of partitions are named and compared.
-        return Config.model_validate_json(json.dumps(tree, default=_iso), strict=True)
+        return kind.model_validate_json(json.dumps(tree, default=_iso), strict=True)
     except ValidationError as error:
-        lines = [line for item in error.errors(include_url=False)[:MOST_TOLD] for line in _explain(item)]
+        lines = [line for item in error.errors(include_url=False)[:MOST_TOLD] for line in _explain(item, kind)]
         more = error.error_count() - MOST_TOLD
         lines += [f"and {more:,} mistakes more; correct these first"] if more > 0 else []
         raise ConfigError("\n".join(f"{source}: {readable(line)}" for line in lines)) from None
@@ -97,11 +108,6 @@ def _override(tree: dict[str, Any], text: str) -> dict[str, Any]:
     keys = dotted.strip().split(".")
     if not equals or not all(keys):
         raise ConfigError(f"--set={readable(text)}: write it as --set=section.key=value")
-    try:
-        read = _toml(f"value = {raw}")
-        value = read["value"] if len(read) == 1 else raw  # behind a line break there may stand more
-    except (ValueError, RecursionError):  # see read_toml
-        value = raw
     root = node = dict(tree)
     for key in keys[:-1]:
         below = node.get(key, {})
@@ -109,13 +115,30 @@ def _override(tree: dict[str, Any], text: str) -> dict[str, Any]:
             raise ConfigError(f"--set={readable(text)}: `{readable(key)}` is a value, it has no keys below it")
         node[key] = dict(below)
         node = node[key]
-    node[keys[-1]] = value
+    node[keys[-1]] = _value(raw, text)
     return root
 
 
-def _explain(item: Any) -> list[str]:
+def _value(raw: str, text: str) -> Any:
+    """What stands behind the `=` of the override `text`. A quote that is not closed would else be part of a path."""
+    try:
+        read = _toml(f"value = {raw}")
+        if len(read) == 1:
+            return read["value"]
+        problem = "more than one value"  # behind a line break
+    except (ValueError, RecursionError) as error:  # see read_toml
+        problem = str(error)
+    if raw.strip().startswith(('"', "'", "[", "{")):
+        raise ConfigError(
+            f'--set={readable(text)}: the value is not TOML: {readable(problem)}; write a text as "...", with \\" for '
+            f"a quote within, or with no quotes at all (the shell takes one pair: --set='key=\"text\"')"
+        )
+    return raw
+
+
+def _explain(item: Any, root: type[BaseModel]) -> list[str]:
     """One pydantic error as lines for a reader: the dotted key, what is wrong, the nearest key."""
-    keys, model = _walk(item["loc"])
+    keys, model = _walk(item["loc"], root)
     where = ".".join(keys)
     match item["type"]:
         case "extra_forbidden":
@@ -138,14 +161,14 @@ def _brief(value: Any) -> str:
     return text if len(text) < 80 else text[:77] + "..."
 
 
-def _walk(loc: Sequence[str | int]) -> tuple[list[str], type[BaseModel] | None]:
+def _walk(loc: Sequence[str | int], root: type[BaseModel]) -> tuple[list[str], type[BaseModel] | None]:
     """Follow an error's location through the sections: the keys as the user wrote them, and the last section met.
 
     Pydantic puts the tag of a union (`id`, `mmoe`, ...) into the location; the user did not write that.
     """
     keys: list[str] = []
-    here: Any = Config
-    section: type[BaseModel] | None = Config
+    here: Any = root
+    section: type[BaseModel] | None = root
     for part in loc:
         kinds = _sections(here)
         tagged = [

@@ -1,6 +1,6 @@
 """Rules between the values of a `Config`: each names the keys, the reason and what to do."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -190,6 +190,56 @@ def _evaluation(config: "Config") -> Iterator[str]:
             yield f"select.metrics: `{name}` is no metric of this run; {hint}"
 
 
+# Shardings whose pooled embeddings are sums over ranks. TorchRec's int8 codec has no sums (it fails an assertion).
+SUMMED = ("row_wise", "table_row_wise", "grid")
+
+
+def _travel(config: "Config") -> Iterator[str]:
+    sharding = config.sharding
+    if sharding.replicas > 1:
+        # Averages of what Adagrad did apart are no step of Adagrad, and TorchRec's DMPCollection exists on CUDA only.
+        yield (
+            f"sharding.replicas: {sharding.replicas}: TorchRec's groups of ranks train copies of the tables apart and "
+            f"average their weights and optimizer states, so the losses would depend on the number of groups; "
+            f"set sharding.replicas = 1"
+        )
+    kinds = {table.sharding for table in config.tables.values()}
+    yield from summed(config, kinds)
+    pipeline = sharding.pipeline
+    dynamic = [name for name, table in config.tables.items() if table.dynamic is not None]
+    if pipeline != "base" and dynamic:
+        yield (
+            f"sharding.pipeline: `{pipeline}` sends ids before the step that comes first, and tables.{dynamic[0]} is "
+            f"dynamic: its ids get their rows step by step; use 'base'"
+        )
+    if pipeline == "semi_sync" and "data_parallel" in kinds:
+        yield (
+            "sharding.pipeline: `semi_sync` looks a batch up before the update of the last one, and a data_parallel "
+            "table's gradient is summed over ranks behind each lookup; use another sharding, or 'sparse_dist'"
+        )
+    counting = config.optim.embedding.kind in ("adam", "partial_rowwise_adam")
+    if pipeline == "semi_sync" and counting and config.train.skip_nonfinite:
+        yield (
+            "train.skip_nonfinite: under `semi_sync` Adam counts a step before it is known whether the one before it "
+            "is skipped; set it to 0, or use 'sparse_dist'"
+        )
+    if pipeline == "prefetch" and not {"auto", "uvm_caching"} & {table.kernel for table in config.tables.values()}:
+        yield (
+            "sharding.pipeline: `prefetch` fills the cache of a table with kernel = 'uvm_caching', and there is none; "
+            "use 'sparse_dist'"
+        )
+
+
+def summed(config: "Config", kinds: Iterable[str]) -> Iterator[str]:
+    """What can not travel between ranks as int8 under these shardings."""
+    for key in ("forward", "backward"):
+        if getattr(config.sharding, key) == "int8" and (wrong := sorted({*kinds} & {*SUMMED})):
+            yield (
+                f"sharding.{key}: int8 can not be summed over ranks, as `{wrong[0]}` does; use 'fp16', or table_wise "
+                f"or column_wise for every table"
+            )
+
+
 def readings(config: "Config") -> list[str]:
     """Every name that `select.metrics` may hold."""
     within = ("gauc", "mrr", *(f"ndcg@{k}" for k in config.metrics.ndcg_at))
@@ -197,4 +247,4 @@ def readings(config: "Config") -> list[str]:
     return names + [f"{t}.{column}.{m}" for t in config.tasks for column in config.metrics.groups for m in within]
 
 
-RULES = (*TABLE_RULES, _data, _model, _head, _alignment, _beside, _sizes, _stream, _evaluation)
+RULES = (*TABLE_RULES, _travel, _data, _model, _head, _alignment, _beside, _sizes, _stream, _evaluation)

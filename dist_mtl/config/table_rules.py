@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dist_mtl.hints import nearest
 
 if TYPE_CHECKING:
-    from dist_mtl.config import Config
+    from dist_mtl.config import Config, TableConfig
 
 POINTWISE = ("adagrad", "sgd", "adam")  # optimizers whose state is per element, so that columns can live apart
 
@@ -122,20 +122,57 @@ def _sharding(config: "Config") -> Iterator[str]:
     if kind == "sgd" and config.optim.embedding.eps is not None:
         yield "optim.embedding.eps: sgd divides by nothing; remove it"
     for name, table in config.tables.items():
-        if table.sharding in ("column_wise", "grid") and kind not in POINTWISE:
-            # Measured: the row statistic is then one per column shard, weights differ by 0.2 after 4 steps.
+        yield from misplaced(name, table, kind)
+
+
+def misplaced(name: str, table: "TableConfig", kind: str) -> Iterator[str]:
+    """Why a table can not live as it is to, under an embedding optimizer of this kind, whatever the device."""
+    yield from _cut(name, table, kind)
+    if table.cache_share is not None and table.kernel != "uvm_caching":
+        yield (
+            f"tables.{name}.cache_share: only kernel = 'uvm_caching' has a cache, and this one is '{table.kernel}'; "
+            f"set tables.{name}.kernel = 'uvm_caching', or remove it"
+        )
+    if table.kernel == "key_value":
+        yield (
+            f"tables.{name}.kernel: the rows of `key_value` are in a database of TorchRec's own, not in tensors: they "
+            f"can neither be given their initial values nor be committed, so a run could not resume; "
+            f"use 'uvm' or 'uvm_caching'"
+        )
+    if table.kernel == "uvm_caching" and table.dynamic is not None:
+        yield (
+            f"tables.{name}.kernel: rows of a dynamic table begin anew when they change hands, which a copy in the "
+            f"cache of `uvm_caching` would not see; use 'uvm' or 'fused'"
+        )
+    if table.sharding == "data_parallel":
+        if table.kernel != "auto":
             yield (
-                f"tables.{name}: {table.sharding} would change the maths of {kind}, whose state is one number a row; "
-                f"use optim.embedding.kind = 'adagrad' or 'sgd', or another sharding"
+                f"tables.{name}.kernel: a data_parallel table is held whole by every device, kernel '{table.kernel}' "
+                f"is for parts of it; remove it, or use another sharding"
             )
-        if table.sharding == "data_parallel" and kind in ("adam", "partial_rowwise_adam"):
+        if table.precision == "fp16":
             yield (
-                f"tables.{name}: data_parallel would change the maths of {kind}: the fused kernel moves only the rows "
-                f"that a step looks up, a dense one all rows; use another sharding, or "
-                f"'rowwise_adagrad', 'adagrad' or 'sgd'"
+                f"tables.{name}.precision: the optimizer of a data_parallel table keeps its states in the precision of "
+                f"the weights, where eps = 1e-8 is 0; use 'fp32', or another sharding"
             )
-        if table.sharding in ("column_wise", "grid") and table.dim % 8:
-            yield f"tables.{name}: {table.sharding} needs a dim that is a multiple of 8 (two shards of a multiple of 4)"
+
+
+def _cut(name: str, table: "TableConfig", kind: str) -> Iterator[str]:
+    """The same of its sharding."""
+    if table.sharding in ("column_wise", "grid") and kind not in POINTWISE:
+        # Measured: the row statistic is then one per column shard, weights differ by 0.2 after 4 steps.
+        yield (
+            f"tables.{name}: {table.sharding} would change the maths of {kind}, whose state is one number a row; "
+            f"use optim.embedding.kind = 'adagrad' or 'sgd', or another sharding"
+        )
+    if table.sharding == "data_parallel" and kind in ("adam", "partial_rowwise_adam"):
+        yield (
+            f"tables.{name}: data_parallel would change the maths of {kind}: the fused kernel moves only the rows "
+            f"that a step looks up, a dense one all rows; use another sharding, or "
+            f"'rowwise_adagrad', 'adagrad' or 'sgd'"
+        )
+    if table.sharding in ("column_wise", "grid") and table.dim % 8:
+        yield f"tables.{name}: {table.sharding} needs a dim that is a multiple of 8 (two shards of a multiple of 4)"
 
 
 TABLE_RULES = (_table_names, _features, _dynamic, _sharding)

@@ -1,12 +1,13 @@
 """Embedding tables: the EmbeddingBagCollection, its initial values, and the hand-off of pooled embeddings."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
+from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor, KeyedTensor
 
 from dist_mtl.config import Config
 from dist_mtl.data.hashing import signed_key
@@ -28,6 +29,7 @@ def tables_of(config: Config, weighted: bool) -> list[EmbeddingBagConfig]:
         EmbeddingBagConfig(
             name=name,
             num_embeddings=table.rows,
+            data_type=DataType.FP16 if table.precision == "fp16" else DataType.FP32,
             embedding_dim=table.dim,
             feature_names=users[name],
             pooling=PoolingType.MEAN if table.pooling == "mean" and not weighted else PoolingType.SUM,
@@ -50,9 +52,12 @@ class PooledEmbeddings(nn.Module):
         self.dims = tuple(config.all_tables[config.table_of(f)].dim for f in features)
         tables = tables_of(config, weighted)
         self.collection = EmbeddingBagCollection(tables=tables, is_weighted=weighted, device=device)
+        self.prepared: Callable[[KeyedJaggedTensor], KeyedTensor | None] | None = None  # gives what is known early
 
     def forward(self, ids: KeyedJaggedTensor) -> Tensor:
-        pooled = self.collection(ids)
+        pooled = None if self.prepared is None else self.prepared(ids)
+        if pooled is None:
+            pooled = self.collection(ids)
         keys, values = pooled.keys(), pooled.values()
         if keys == self.features:
             return values

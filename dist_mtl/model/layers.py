@@ -22,6 +22,13 @@ class Noise:
         self.rows_B1 = mix_(slots_B + signed_key(seed, step, "dropout"))[:, None]
         self.layer = 0
 
+    @classmethod
+    def of_rows(cls, rows_B1: Tensor) -> "Noise":
+        """The noise of a step from its `rows_B1`, none of it drawn."""
+        noise = cls.__new__(cls)
+        noise.rows_B1, noise.layer = rows_B1, 0
+        return noise
+
     def keep(self, width: int, rate: float) -> Tensor:
         """(B, width) bool: true where a unit stays, with probability 1 - rate (to 2**-16).
 

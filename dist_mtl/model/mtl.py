@@ -88,6 +88,7 @@ class MultiTaskModel(nn.Module):
         spec, num_tasks = config.model, len(config.data.labels)
         self.seed = config.seed
         self.noisy = spec.dropout > 0
+        self.halves = config.train.dense == "bf16"
         self.embeddings = PooledEmbeddings(config, [*encoder.singles, *encoder.bags], encoder.weighted, table_device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -98,34 +99,65 @@ class MultiTaskModel(nn.Module):
             self.imputation = self._towers(num_tasks - 1, spec) if imputes else None
             widths = self.interaction.outputs, self.towers[0].hidden.outputs
             self.training_parts = None if scoring else training_parts(config, *widths)
+        # A function, not a module: the names of a state dict stay as they are. Shapes are the same at every step; what
+        # else changes with the step comes in as a tensor, so that it is compiled once, and whole: what the compiler can
+        # not follow is an error, for it would run as it does without one.
+        compiles = config.train.compile and not scoring
+        self._trained = torch.compile(self._above, fullgraph=True, dynamic=False) if compiles else self._above
 
     def _towers(self, count: int, spec: ModelConfig) -> nn.ModuleList:
         return nn.ModuleList(Tower(self.backbone.outputs, spec.tower, spec.dropout) for _ in range(count))
 
     def forward(self, batch: Batch) -> Outputs:
         noise = Noise(self.seed, batch.step, batch.slots_B) if self.training and self.noisy else None
-        x_BI = self.interaction(self.embeddings(batch.ids), batch.dense_BD)
-        inputs = self.backbone(x_BI, noise)
-        towers = [tower(task, noise) for tower, task in zip(self.towers, inputs.by_task, strict=True)]
-        representations = tuple(h_BO for h_BO, _ in towers)
+        rows_B1 = None if noise is None else noise.rows_B1
+        # Evaluation is never compiled: it has other shapes, and its scores are those of a scoring model to the bit.
+        above = self._trained if self.training else self._above
+        x_BI, representations, logits_BT, gates, imputed_BC = above(self.embeddings(batch.ids), batch.dense_BD, rows_B1)
         is_on = self.training and self.training_parts is not None
         return Outputs(
             shared_BI=x_BI,
             representations=representations,
-            logits_BT=torch.stack([logit_B for _, logit_B in towers], dim=1),
-            gates=inputs.gates,
-            imputed_BC=self._impute(inputs.by_task, noise) if self.training else None,
+            logits_BT=logits_BT,
+            gates=gates,
+            imputed_BC=imputed_BC,
             training=self.training_parts(x_BI, representations, self._probe(x_BI, batch)) if is_on else None,
         )
+
+    def _above(
+        self, pooled_BP: Tensor, dense_BD: Tensor, noise_B1: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, ...], Tensor, dict[str, Tensor], Tensor | None]:
+        """What is above the embeddings, up to the parts of `Outputs`, which are float32 whatever the products are in.
+
+        The shared input is made float32 before it goes on, not beside it: losses take gradients there.
+        """
+        noise = None if noise_B1 is None else Noise.of_rows(noise_B1)
+        with self._precision(pooled_BP):
+            x_BI = self.interaction(pooled_BP, dense_BD).float()
+            inputs = self.backbone(x_BI, noise)
+            towers = [tower(task, noise) for tower, task in zip(self.towers, inputs.by_task, strict=True)]
+            imputed_BC = self._impute(inputs.by_task, noise) if self.training else None
+        return (
+            x_BI,
+            tuple(h_BO.float() for h_BO, _ in towers),
+            torch.stack([logit_B for _, logit_B in towers], dim=1).float(),
+            {name: gate_BGE.float() for name, gate_BGE in inputs.gates.items()},
+            None if imputed_BC is None else imputed_BC.float(),
+        )
+
+    def _precision(self, x: Tensor) -> torch.autocast:
+        """In training, evaluation and scoring alike, so that scores agree."""
+        return torch.autocast(x.device.type, torch.bfloat16, enabled=self.halves)
 
     def _probe(self, x_BI: Tensor, batch: Batch) -> Probe | None:
         """Run what is above the shared input once more, on the rows whose gradients there a teacher asks for."""
         if self.training_parts.probed is None:
             return None
         x_RI = x_BI.detach()[self.training_parts.probed.rows(batch)].requires_grad_()
-        inputs = self.backbone(x_RI, None).by_task
-        logits = [tower(task, None)[1] for tower, task in zip(self.towers, inputs, strict=True)]
-        return Probe(x_RI, torch.stack(logits, dim=1))
+        with self._precision(x_RI):
+            inputs = self.backbone(x_RI, None).by_task
+            logits = [tower(task, None)[1] for tower, task in zip(self.towers, inputs, strict=True)]
+        return Probe(x_RI, torch.stack(logits, dim=1).float())
 
     def _impute(self, by_task: list[Tensor], noise: Noise | None) -> Tensor | None:
         """The imputation towers look on: what they learn reaches nothing that they share with the tasks."""

@@ -9,15 +9,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from fbgemm_gpu.split_embedding_configs import EmbOptimType
-from fbgemm_gpu.split_table_batched_embeddings_ops_training import SplitTableBatchedEmbeddingBagsCodegen
 from torch import Tensor, nn
 
 from dist_mtl.data.batch import Batch
 from dist_mtl.errors import InternalError
 from dist_mtl.model.embedding import PooledEmbeddings
-
-COUNTING = (EmbOptimType.ADAM, EmbOptimType.PARTIAL_ROWWISE_ADAM)  # whose kernels count a step when it looks ids up
 
 
 class Cut:
@@ -29,7 +25,6 @@ class Cut:
         self.is_laid_out = False  # whether DDP has its last layout
         self._below_BP: Tensor | None = None  # the pooled embeddings, with the tables behind them
         self._above_BP: Tensor | None = None  # the same numbers, as the model saw them
-        self._counting = [m for m in module.modules() if _counts(m)]
         for pooled in module.modules():
             if isinstance(pooled, PooledEmbeddings):
                 pooled.register_forward_hook(self._part)
@@ -70,12 +65,5 @@ class Cut:
         self._below_BP = self._above_BP = None
 
     def undo(self) -> None:
-        """Instead of the other half: nothing of the step stays, neither a gradient nor a count."""
+        """Instead of the other half: nothing of the step stays."""
         self._below_BP = self._above_BP = None
-        for kernel in self._counting:
-            kernel.iter.sub_(1)
-            kernel.iter_cpu.sub_(1)
-
-
-def _counts(module: nn.Module) -> bool:
-    return isinstance(module, SplitTableBatchedEmbeddingBagsCodegen) and module.optimizer in COUNTING

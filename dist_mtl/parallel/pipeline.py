@@ -92,8 +92,10 @@ def train_step(
     watch: Stopwatch | None = None,
     diagnose: bool = False,
     tolerant: bool = False,
+    skipped: int = 0,
 ) -> Outcome:
-    """Train one batch; `watch` takes the times of its phases. `diagnose`, `tolerant`: the same on every rank.
+    """Train one batch; `watch` takes the times of its phases. `diagnose`, `tolerant`, `skipped` (steps before this one
+    that were left untrained): the same on every rank.
 
     If a term, the loss, or a gradient of a dense weight or of the pooled embeddings is not finite, every rank raises
     NonFiniteError, or, if `tolerant`, returns with a flaw. Weights, optimizer states and counts are then as they were.
@@ -102,11 +104,13 @@ def train_step(
     rt.watchdog.alive("training", batch.step)
     batch = batch.to(rt.device)
     totals_M = rt.all_reduce(objective.totals(batch)).float()
-    model.set_rates(batch.step)
-    model.optimizer.zero_grad()  # also hands a changed learning rate to the fused kernel
+    model.begin(batch.step, skipped)
+    model.ahead.watch = watch if watch.is_detailed else None
     if rt.size > 2 and not model.cut.is_laid_out:
         _lay_out(model, objective, batch, totals_M, rt)
+        model.begin(batch.step, skipped)  # a kernel of the Adam family has counted that lookup
     outputs = model.cut.forward(batch)
+    model.ahead.advance()
     statistics = None
     if diagnose:
         watch.lap("forward")
@@ -126,7 +130,7 @@ def train_step(
     if bool(all_ranks_bad) or not bool(found_M.isfinite().all()):
         return _untrained(outcome, model, objective, mine, rt, tolerant)
     model.cut.backward()
-    watch.lap("backward")
+    watch.lap("tables")
     model.optimizer.step()
     watch.lap("update")
     return outcome

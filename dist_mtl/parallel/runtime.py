@@ -143,12 +143,12 @@ class Runtime:
         """While a commit is written or read, in which ranks are apart by far more than in a step: one of them has the
         largest table. `run.commit_timeout` is the bound meanwhile. Entered and left by all ranks together."""
         before, phase = self.watchdog.bound, self.watchdog.phase
+        usual = before or Bound("run.start_timeout", self.config.start_timeout)
         self.watchdog.alive("commit")
-        if before is not None:
-            self._bound_waits(Bound("run.commit_timeout", max(self.config.commit_timeout, self.config.step_timeout)))
+        self._bound_waits(Bound("run.commit_timeout", max(self.config.commit_timeout, usual.seconds)))
         yield  # an error passes through: what comes after it is the end of the run
-        if before is not None:
-            self._bound_waits(before)
+        self._bound_waits(usual)
+        self.watchdog.bound = before
         self.watchdog.alive(phase)
 
     def _bound_waits(self, bound: Bound) -> None:

@@ -18,14 +18,18 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
-from dist_mtl.config import EmbeddingOptim, OptimConfig, TableConfig
+from dist_mtl.config import Config, EmbeddingOptim, OptimConfig, TableConfig
 from dist_mtl.data.batch import Batch
-from dist_mtl.errors import ConfigError, InternalError
+from dist_mtl.errors import InternalError
 from dist_mtl.model.embedding import fill, initial
+from dist_mtl.parallel.able import check_device, check_plan
 from dist_mtl.parallel.cut import Cut
 from dist_mtl.parallel.dynamic import DynamicIds
+from dist_mtl.parallel.kernels import Kernels, codecs
+from dist_mtl.parallel.lookahead import LookAhead
 from dist_mtl.parallel.plan import Fabric, Sharder, describe_plan, make_plan, plan_digest
 from dist_mtl.parallel.runtime import Runtime
+from dist_mtl.parallel.written_plan import load_plan
 
 DYNAMIC = "dynamic"  # the map of the dynamic tables, in a state
 EPS = 1e-8  # FBGEMM's own default; torchrec.optim's is 1e-10, and the two differ by 8e-6 after a few steps (measured)
@@ -67,11 +71,13 @@ class ShardedModel:
         optimizer: CombinedOptimizer,
         schedule: Schedule,
         begin: "Beginning",
+        ahead: LookAhead,
+        kernels: Kernels,
         ids: DynamicIds | None = None,
     ) -> None:
         self.module = module
         self.optimizer = optimizer
-        self.ids = ids
+        self.ids, self.ahead, self._kernels = ids, ahead, kernels
         self.cut = Cut(module, list(dict(optimizer.optimizers)["dense"].params.values()))
         self._begin = begin
         self._held: dict[str, tuple[list[_Shard], list[_Shard]]] | None = None  # see `_renew`
@@ -81,10 +87,20 @@ class ShardedModel:
             (group, group["lr"], key == "dense") for key, part in optimizer.optimizers for group in part.param_groups
         ]
 
-    def set_rates(self, step: int) -> None:
-        """Set all learning rates for global step `step` (from 1). The fused kernel takes it at the next `zero_grad`."""
+    def begin(self, step: int, skipped: int = 0) -> None:
+        """Make ready for global step `step` (from 1), before which `skipped` steps were left untrained: no gradients,
+        its learning rates. A batch that is to be looked up before this step's update is looked up here. Collective."""
+        if self.ahead.is_early(step):
+            self._set(step + 1, step - skipped)
+            self.ahead.look_up()
+        self._set(step, step - 1 - skipped)
+
+    def _set(self, step: int, applied: int) -> None:
+        """What the next lookup is trained with; `applied`: steps before it that have changed the weights."""
         for group, base, is_dense in self._rates:
             group["lr"] = base * self._schedule.factor(step, is_dense)
+        self.optimizer.zero_grad()  # only now a fused kernel takes the changed learning rate
+        self._kernels.begin(step, applied)
 
     def look_up(self, batch: Batch) -> Batch:
         """The batch with rows for the keys of dynamic tables, to be scored. Collective where there are such tables."""
@@ -116,6 +132,7 @@ class ShardedModel:
 
     def state(self) -> dict[str, Any]:
         """Weights and optimizer states as tensors sharing memory with the model: DTensor-like shards and plain ones."""
+        self._kernels.flush()
         state = {"model": self.module.state_dict(), "optimizer": self.optimizer.state_dict()}
         return state if self.ids is None else state | {DYNAMIC: self.ids.state()}
 
@@ -128,6 +145,7 @@ class ShardedModel:
     def load_state(self, state: dict[str, Any]) -> None:
         """Take the values of a `state()` that was filled from a commit."""
         self._held = None  # the optimizers of replicated tables take other tensors
+        self._kernels.forget()
         self.module.load_state_dict(state["model"])
         if "optimizer" in state:
             self.optimizer.load_state_dict(state["optimizer"])
@@ -154,40 +172,41 @@ class Beginning:
 
 
 def shard(
-    model: nn.Module,
-    tables: dict[str, TableConfig],
-    schedule: Schedule,
-    seed: int,
-    rows_per_rank: int,
-    rt: Runtime,
-    ids: DynamicIds | None = None,
+    model: nn.Module, config: Config, schedule: Schedule, rt: Runtime, ids: DynamicIds | None = None
 ) -> ShardedModel:
     """Plan, shard and initialise `model`. Raises ConfigError for what this device or this world can not do."""
-    optim = schedule.optim
-    _check_device(optim.embedding, rt.device)
-    fabric = Fabric(rt.size, rt.world.local_size, rt.device.type, rows_per_rank)
-    plan = rt.all_ranks(lambda: make_plan(model, tables, fabric))
+    optim, sharding, tables = schedule.optim, config.sharding, config.all_tables
+    check_device(optim, sharding, tables, rt.device)
+    rows_per_rank = config.train.global_batch // rt.size
+    prefetch = sharding.pipeline == "prefetch"
+    fabric = Fabric(rt.size, rt.world.local_size, rt.device.type, rows_per_rank, prefetch, sharding.sums)
+    if sharding.plan is None:
+        plan = rt.all_ranks(lambda: make_plan(model, tables, fabric, embedding_optimizer(optim.embedding)[0]))
+    else:
+        plan = rt.all_ranks(lambda: load_plan(sharding.plan, model, tables, fabric))
+    rt.all_ranks(lambda: check_plan(config, tables, plan, optim, rt.device))
     _check_agreement(plan, rt)
     collection = next(m for m in model.modules() if isinstance(m, EmbeddingBagCollection))
     replicated = {row["table"] for row in describe_plan(plan) if row["sharding"] == "data_parallel"}
     for name, bag in collection.embedding_bags.items():
         if name not in replicated:
-            kind, options = _embedding_optimizer(optim.embedding)
+            kind, options = embedding_optimizer(optim.embedding)
             apply_optimizer_in_backward(kind, [bag.weight], options)
     module = DistributedModelParallel(
         model,
         env=ShardingEnv.from_process_group(rt.group),
         device=rt.device,
         plan=plan,
-        sharders=[Sharder()],
+        sharders=[Sharder(qcomm_codecs_registry=codecs(sharding, rt.device, rows_per_rank))],
         # TorchRec's default is a static graph: DDP then delays the first step's all-reduce to a hook on the output's
         # tensors, which it finds in tuples and dicts only. Behind a dataclass the hook is lost, and so, silently, is
         # the first all-reduce: the ranks' dense weights drift apart for good (measured).
         data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
     )
-    begin = Beginning(tables, seed)
+    begin = Beginning(tables, config.seed)
     _initialise(module, begin)
-    return ShardedModel(module, _optimizers(module, tables, optim), schedule, begin, ids)
+    ahead, kernels = LookAhead(module, sharding.pipeline, rt.device), Kernels(module, config.seed, rt.rank)
+    return ShardedModel(module, _optimizers(module, tables, optim), schedule, begin, ahead, kernels, ids)
 
 
 def _optimizers(
@@ -199,7 +218,7 @@ def _optimizers(
     replicated = {name: p for name, p in rest.items() if table_name(name) in tables}
     dense = {name: p for name, p in rest.items() if name not in replicated}
     if replicated:
-        kind, options = _embedding_optimizer(optim.embedding)
+        kind, options = embedding_optimizer(optim.embedding)
         parts.append(("replicated", KeyedOptimizerWrapper(replicated, lambda p: kind(p, **options))))
     decay = optim.dense.weight_decay
     parts.append(
@@ -267,7 +286,7 @@ def _held(state: dict[str, Any]) -> dict[str, tuple[list[_Shard], list[_Shard]]]
     return found
 
 
-def _embedding_optimizer(optim: EmbeddingOptim) -> tuple[type[torch.optim.Optimizer], dict[str, float]]:
+def embedding_optimizer(optim: EmbeddingOptim) -> tuple[type[torch.optim.Optimizer], dict[str, float]]:
     """The optimizer class and a fresh dict of its options (TorchRec keeps and changes the dict it is given)."""
     options = {"lr": optim.lr, "eps": optim.eps or EPS}
     match optim.kind:
@@ -281,14 +300,6 @@ def _embedding_optimizer(optim: EmbeddingOptim) -> tuple[type[torch.optim.Optimi
             return torch.optim.Adam, options
         case "partial_rowwise_adam":
             return torchrec.optim.PartialRowWiseAdam, options
-
-
-def _check_device(optim: EmbeddingOptim, device: torch.device) -> None:
-    if device.type == "cpu" and optim.kind in ("adam", "partial_rowwise_adam"):
-        raise ConfigError(
-            f"optim.embedding.kind = '{optim.kind}': FBGEMM has no CPU kernel for the Adam family; use "
-            f"'rowwise_adagrad', 'adagrad' or 'sgd' here, or train on CUDA"
-        )
 
 
 def _check_agreement(plan: ShardingPlan, rt: Runtime) -> None:

@@ -27,7 +27,7 @@ from dist_mtl.report.words import (
 
 MOST_TABLES = 6  # dynamic tables in one figure
 LOG_FROM = 6.0  # ratio of the largest to the smallest loss from which on its axis is logarithmic
-PARTS = ("data", "ids", "forward", "agree", "backward", "update", "metrics")  # of a step, in their order
+PARTS = ("data", "ids", "forward", "backward", "agree", "tables", "update", "metrics")  # of a step, in their order
 
 
 def sections(run: Run) -> tuple[Section, ...]:

@@ -14,16 +14,14 @@
 Dotted keys stand in quotes; each replaces the whole value that the base has there. Imports no torch.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from dist_mtl.config import Positive, Section, Seed
-from dist_mtl.config.file import read_toml, readable
-from dist_mtl.errors import ConfigError
+from dist_mtl.config.file import read_toml, validated
 from dist_mtl.hints import nearest
 from dist_mtl.study.overrides import Overrides, problems
 
@@ -145,27 +143,4 @@ RULES = (_names, _overrides, _budget)
 
 def read_study(path: str) -> Study:
     """Read a study file. Raises ConfigError: absent, not TOML, an unknown key, values that do not fit together."""
-    tree = read_toml(path)
-    try:
-        return Study.model_validate_json(json.dumps(tree), strict=True)
-    except ValidationError as error:
-        lines = [line for item in error.errors() for line in _explain(item)]
-        raise ConfigError("\n".join(f"{path}: {readable(line)}" for line in lines)) from None
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: {readable(str(error))}") from None
-
-
-def _explain(item: Any) -> list[str]:
-    """One pydantic error as lines for a reader."""
-    where = ".".join(map(str, item["loc"]))
-    match item["type"]:
-        case "extra_forbidden":
-            known = list((Tuning if item["loc"][0] == "tune" else Study).model_fields)
-            hint = nearest(str(item["loc"][-1]), known) or f"known keys: {', '.join(known)}"
-            return [f"{where} is not a key; {hint}"]
-        case "missing":
-            return [f"{where} is missing"]
-        case "value_error":
-            return str(item["ctx"]["error"]).splitlines()
-        case _:
-            return [f"{where}: {item['msg']}; got {item['input']!r:.80}"]
+    return validated(Study, read_toml(path), path)

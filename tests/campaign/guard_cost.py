@@ -73,8 +73,7 @@ def bare_step(model: ShardedModel, objective: Objective, batch: Batch, rt: Runti
     """As `train_step` was before it had guards."""
     batch = batch.to(rt.device)
     totals_M = rt.all_reduce(objective.totals(batch)).float()
-    model.set_rates(batch.step)
-    model.optimizer.zero_grad()
+    model.begin(batch.step)
     outputs = model.module(batch)
     terms_L, loss = objective.shares(outputs, batch, totals_M, Collectives.of(rt))
     (loss * rt.size).backward()

@@ -23,6 +23,8 @@ PLAN = {step: (site, rank) for step, (site, rank) in zip(
 VARIANTS = {
     "row_wise": ("row_wise", ()),
     "data_parallel": ("data_parallel", ()),
+    "sparse_dist, decay": ("row_wise", ("sharding.pipeline='sparse_dist'", "optim.decay='linear'")),
+    "semi_sync, decay": ("row_wise", ("sharding.pipeline='semi_sync'", "optim.decay='linear'")),
     "pcgrad, diagnosed": ("table_wise", ("model.balance='pcgrad'", "diagnose.every=2")),
     "uncertainty, dynamic": (
         "row_wise",

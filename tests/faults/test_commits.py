@@ -16,6 +16,7 @@ from tests.fault_workers import (
     behind_a_slow_disk,
     best_of_each,
     saved_again,
+    slow_to_read,
     stopped_with_a_full_disk,
     train_with_a_full_disk,
     without_memory,
@@ -137,6 +138,15 @@ def test_the_others_wait_for_a_rank_that_writes_for_longer_than_a_step_may_take(
     late = settings(folder, "too-slow", *short, "run.commit_timeout=3")
     exits = Cluster(2).start(behind_a_slow_disk, late, STEPS + 1, 60.0).wait(40)
     assert all(e.code not in (0, None) for e in exits) and not complete(folder / "too-slow" / store.FOLDER)
+
+
+@pytest.mark.skipif(not LONG, reason="half a minute; make faults")
+def test_the_others_wait_for_a_rank_that_reads_for_longer_than_a_start_may_take(folder: Path, whole: str) -> None:
+    first = settings(folder, "slow-start", "train.max_steps=40")
+    Cluster(2).run(train, first)
+    Cluster(2).run(slow_to_read, settings(folder, "slow-start", "run.start_timeout=12"), 8.0, timeout=120)
+    assert [e["step"] for e in events(folder / "slow-start", "resume")] == [40]
+    assert verify(newest(folder, "slow-start")).state == whole
 
 
 def test_without_memory_for_a_copy_training_goes_on(folder: Path, whole: str) -> None:

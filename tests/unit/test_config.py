@@ -16,7 +16,7 @@ from dist_mtl.errors import ConfigError
 from tests import samples
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = sorted(path for path in (ROOT / "configs").glob("*.toml") if not path.name.startswith("study_"))
+FILES = sorted(path for path in (ROOT / "configs").glob("*.toml") if not path.name.startswith(("study_", "scale")))
 
 
 def refused(*overrides: str, tree: dict[str, Any] | None = None) -> str:
@@ -148,6 +148,13 @@ def test_overrides_are_toml_or_plain_strings() -> None:
 @pytest.mark.parametrize("text", ["train.epochs", "=3", "train..epochs=1", ".train=1", ""])
 def test_an_override_that_is_none(text: str) -> None:
     assert "--set=section.key=value" in refused(text)
+
+
+@pytest.mark.parametrize("value", ["'a b='c''", '"a', "[1, 2", "{kind = 'mmoe'", " 'a'b", "'a'\nseed = 2"])
+def test_a_quote_that_is_not_closed_is_no_part_of_a_path(value: str) -> None:
+    told = refused(f"run.dir={value}")
+    assert told.startswith("--set=run.dir=") and "the value is not TOML: " in told and 'write a text as "..."' in told
+    assert parse(samples.tree("x"), ["run.dir=it's [1]"]).run.dir == "it's [1]"
 
 
 def test_an_override_below_a_value() -> None:

@@ -13,12 +13,13 @@ PACKAGE = ROOT / "dist_mtl"
 # may import each other.
 ORDER = [
     ["errors"],
-    ["hints", "outputs", "parallel.world"],
+    ["hints", "outputs", "plan_bytes", "parallel.world"],
     ["config"],
     ["selection", "tested"],
     ["data"],
     ["model"],
     ["parallel"],
+    ["planning"],
     ["metrics", "checkpoint"],
     ["assemble"],
     ["scoring"],
@@ -33,6 +34,7 @@ ORDER = [
     ["compare", "report", "study"],
     ["describe"],
     ["cli", "bench", "convert_command", "verify"],
+    ["scale"],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 # Tools beside the training system; nothing of it may import them.

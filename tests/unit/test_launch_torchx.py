@@ -1,6 +1,7 @@
 """`torchx run dist.ddp`: from the words on the command line to the torchrun that torchx starts."""
 
 import json
+import os
 import shlex
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from torchx.specs.file_linter import validate
 from torchx.specs.finder import get_components
 
 from dist_mtl import torchx_components
+from dist_mtl.plan_bytes import MAX_BYTES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -164,9 +166,9 @@ def plan_file(folder: Path, **other: object) -> Path:
 @pytest.mark.parametrize(
     "line, asked",
     [
-        ("", (16, 8, 28_001)),  # 28,000,000,008 bytes, rounded up
+        ("", (16, 8, 31_624)),  # 28,000,000,008 bytes / 0.9, rounded up, and 512 for the agent
         ("--memMB 64000", (16, 8, 64_000)),
-        ("--cpu 48 --gpu 0", (48, 0, 28_001)),
+        ("--cpu 48 --gpu 0", (48, 0, 31_624)),
     ],
 )
 def test_a_plan_says_what_a_node_takes_and_the_line_wins(tmp_path: Path, line: str, asked: tuple[int, ...]) -> None:
@@ -177,7 +179,7 @@ def test_a_plan_says_what_a_node_takes_and_the_line_wins(tmp_path: Path, line: s
 def test_a_plan_for_processors_asks_for_no_gpu(tmp_path: Path) -> None:
     ranks = [{"hbm": 0, "host": 3_500_000_001}] * 16
     app = build(f"-j 1:2x8 --plan {plan_file(tmp_path, per_rank=ranks)} launch/train.py")
-    assert (app.roles[0].resource.gpu, app.roles[0].resource.memMB) == (0, 28_001)
+    assert (app.roles[0].resource.gpu, app.roles[0].resource.memMB) == (0, 31_624)
 
 
 def test_without_a_plan_a_node_is_what_torchx_says() -> None:
@@ -200,7 +202,8 @@ def test_what_is_no_plan_is_refused(tmp_path: Path) -> None:
         *(json.dumps(good | wrong) for wrong in (
             {"world": "many"}, {"world": None}, {"world": 0}, {"local_world": 0}, {"local_world": -8}, {"world": 8},
             {"local_world": 5}, {"per_rank": 16}, {"per_rank": [{}] * 16}, {"per_rank": [{"hbm": 1, "host": 0}] * 16},
-            {"per_rank": []}, {"per_rank": [{"hbm": 1, "host": "x"}] * 16}, {"format": "other"}, {"version": 2},
+            {"per_rank": []}, {"per_rank": [{"hbm": 1, "host": "x"}] * 16},
+            {"per_rank": [{"hbm": 1, "host": float("inf")}] * 16}, {"format": "other"}, {"version": 2},
         )),
     ):  # fmt: skip
         plan.write_text(text, encoding="latin-1")
@@ -208,6 +211,20 @@ def test_what_is_no_plan_is_refused(tmp_path: Path) -> None:
             build(f"-j 2x8 --plan {plan} launch/train.py")
     with pytest.raises(ValueError, match="No such file or directory; name a file"):
         build(f"-j 2x8 --plan {tmp_path}/none.json launch/train.py")
+
+
+def test_only_a_file_of_a_plans_size_is_read(tmp_path: Path) -> None:
+    """A pipe without a writer, a device without an end, a file larger than any plan."""
+    os.mkfifo(tmp_path / "pipe")
+    with open(tmp_path / "large", "wb") as file:
+        file.truncate(MAX_BYTES + 1)  # a hole: it takes no disk
+    for path, words in (
+        (tmp_path / "pipe", "no regular"),
+        ("/dev/zero", "no regular"),
+        (tmp_path / "large", "at most"),
+    ):
+        with pytest.raises(ValueError, match=f"no plan of launch/plan.py .*{words}"):
+            build(f"-j 2x8 --plan {path} launch/train.py")
 
 
 def test_a_plan_and_a_named_resource_are_refused_together(tmp_path: Path) -> None:

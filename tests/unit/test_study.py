@@ -91,7 +91,7 @@ def write(tmp_path: Path) -> Callable[..., str]:
         ('{ "ctr.auc" = 1.0 }', '{ "ctr.au" = 1.0 }', ["tune.metrics: `ctr.au` is no metric"]),
         ("/validation", "/test", ["tune.validation: ", "is data.test, which no choice may see"]),
         ("[backbones.mmoe]", '[settings]\n"train.evaluate_every" = 5\n[backbones.mmoe]', ["touches it once"]),
-        ("[backbones.mmoe]", "[settings]\nd = 2024-01-01\n[backbones.mmoe]", ["date is not JSON serializable"]),
+        ("[backbones.mmoe]", "[settings]\nd = 2024-01-01\n[backbones.mmoe]", ["d is not a key"]),
     ],
 )  # fmt: skip
 def test_a_wrong_study_is_refused_in_words(write: Callable[..., str], old: str, new: str, says: list[str]) -> None:

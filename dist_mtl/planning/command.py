@@ -1,0 +1,44 @@
+"""What launch/plan.py does: tell an outlook, compare it, keep it for training."""
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from dist_mtl.config import Config
+from dist_mtl.config.file import load
+from dist_mtl.errors import ConfigError
+from dist_mtl.planning import told
+from dist_mtl.planning.differences import Side, differences, side_of
+from dist_mtl.planning.knobs import each, nearest
+from dist_mtl.planning.outlook import Outlook, outlook
+from dist_mtl.planning.plan_json import read_plan, write_plan
+from dist_mtl.planning.profile import Cluster
+
+
+def show(config: Config, cluster: Cluster, bag_ids: float | None, other: str | None) -> Outlook:
+    """Print what to expect of `config` on `cluster`, beside `other` if there is one; return it, fitting or not."""
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    there = None if other is None else _other(other, cluster, bag_ids)
+    found = outlook(config, cluster, bag_ids)
+    told.show(found, console)
+    if not found.fits:
+        told.show_knobs(found, each(found, bag_ids), *nearest(found, bag_ids), console)
+    if there is not None:
+        told.show_differences(differences(side_of(found), there, other), console)
+    return found
+
+
+def save(found: Outlook, path: str) -> str:
+    """Write the plan where training finds it. Returns a line that says how to use it."""
+    write_plan(found, path)
+    return f"plan in {path}; train by it: --set=sharding.plan={path}"
+
+
+def _other(path: str, cluster: Cluster, bag_ids: float | None) -> Side:
+    """The other plan: a file of --json, or what a configuration has on the same cluster."""
+    if not Path(path).exists():
+        raise ConfigError(f"--diff {path}: there is no such file; name a configuration, or a plan that --json wrote")
+    if path.endswith(".json"):
+        return read_plan(path)
+    return side_of(outlook(load(path), cluster, bag_ids))

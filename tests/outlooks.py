@@ -1,0 +1,43 @@
+"""Small configurations on clusters that are not there, and what their outlooks tell."""
+
+from typing import Any
+
+from dist_mtl.config import Config
+from dist_mtl.config.file import parse
+from dist_mtl.planning.outlook import Outlook
+from dist_mtl.planning.profile import Cluster, load_profile
+
+
+def config(tables: dict[str, dict[str, Any]], *settings: str) -> Config:
+    """A configuration of these tables, one id each, without data."""
+    tree = {
+        "run": {"dir": "runs/none"},
+        "data": {"train": "data/none"},
+        "tables": tables,
+        "features": {name: {"kind": "id"} for name in tables},
+        "train": {"global_batch": 4096},
+    }
+    return parse(tree, settings)
+
+
+def cluster(nodes: int = 1, gpus: int = 4, device: str = "h100", **sizes: float) -> Cluster:
+    name, profile = load_profile(device, None, sizes.get("hbm_gb"), sizes.get("host_gb"))
+    return Cluster(name, profile, nodes, gpus)
+
+
+def amounts(found: Outlook, place: str, part: str) -> list[float]:
+    """Bytes of one part, by rank."""
+    return [getattr(one, place).get(part, 0.0) for one in found.memory]
+
+
+def seconds(found: Outlook) -> dict[str, float]:
+    """Of each part of a step."""
+    return {part.name: part.seconds for part in found.parts}
+
+
+def hidden(found: Outlook) -> dict[str, float]:
+    """The same, as far as they hide behind others; only what does."""
+    return {part.name: part.hidden for part in found.parts if part.hidden}
+
+
+LARGE = {f"t{i}": {"rows": 100_000_000, "dim": 128, "kernel": "fused"} for i in range(8)}  # 410 GB; 4 GPUs may fill 272
