@@ -1,9 +1,12 @@
 """Small configurations on clusters that are not there, and what their outlooks tell."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 from dist_mtl.config import Config
 from dist_mtl.config.file import parse
+from dist_mtl.plan_bytes import MAX_BYTES
 from dist_mtl.planning.outlook import Outlook
 from dist_mtl.planning.profile import Cluster, load_profile
 
@@ -41,3 +44,12 @@ def hidden(found: Outlook) -> dict[str, float]:
 
 
 LARGE = {f"t{i}": {"rows": 100_000_000, "dim": 128, "kernel": "fused"} for i in range(8)}  # 410 GB; 4 GPUs may fill 272
+
+
+def no_plans(folder: Path) -> list[tuple[Path, str]]:
+    """What must not be waited for, or read for ever, and the words of why: a pipe without a writer, a device without an
+    end, a file larger than any plan."""
+    os.mkfifo(folder / "pipe")
+    with open(folder / "large", "wb") as file:
+        file.truncate(MAX_BYTES + 1)  # a hole: it takes no disk
+    return [(folder / "pipe", "no regular"), (Path("/dev/zero"), "no regular"), (folder / "large", "at most")]

@@ -1,7 +1,6 @@
 """`torchx run dist.ddp`: from the words on the command line to the torchrun that torchx starts."""
 
 import json
-import os
 import shlex
 import socket
 import subprocess
@@ -18,7 +17,7 @@ from torchx.specs.file_linter import validate
 from torchx.specs.finder import get_components
 
 from dist_mtl import torchx_components
-from dist_mtl.plan_bytes import MAX_BYTES
+from tests.outlooks import no_plans
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -214,15 +213,7 @@ def test_what_is_no_plan_is_refused(tmp_path: Path) -> None:
 
 
 def test_only_a_file_of_a_plans_size_is_read(tmp_path: Path) -> None:
-    """A pipe without a writer, a device without an end, a file larger than any plan."""
-    os.mkfifo(tmp_path / "pipe")
-    with open(tmp_path / "large", "wb") as file:
-        file.truncate(MAX_BYTES + 1)  # a hole: it takes no disk
-    for path, words in (
-        (tmp_path / "pipe", "no regular"),
-        ("/dev/zero", "no regular"),
-        (tmp_path / "large", "at most"),
-    ):
+    for path, words in no_plans(tmp_path):
         with pytest.raises(ValueError, match=f"no plan of launch/plan.py .*{words}"):
             build(f"-j 2x8 --plan {path} launch/train.py")
 

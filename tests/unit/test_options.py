@@ -1,7 +1,6 @@
 """What no device can do with an option is refused by the configuration; a plan file is whole, or it is refused."""
 
 import json
-import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, get_args
@@ -20,10 +19,10 @@ from dist_mtl.model.layers import Noise
 from dist_mtl.model.mtl import MultiTaskModel
 from dist_mtl.parallel.able import check_compiler, check_device
 from dist_mtl.parallel.written_plan import file_of_plan
-from dist_mtl.plan_bytes import MAX_BYTES
 from dist_mtl.planning.outlook import fabric_of, outlook
 from dist_mtl.planning.profile import Cluster, load_profile
 from tests import samples
+from tests.outlooks import no_plans
 
 DYNAMIC = ("features.user.policy='dynamic'", "tables.user={rows=200, dim=16, dynamic={}}")
 CACHED = ("tables.user.kernel='uvm_caching'",)
@@ -219,15 +218,7 @@ def test_a_plan_that_is_not_whole_is_refused(tmp_path: Path, tree: dict, words: 
 
 
 def test_a_plan_is_a_regular_file_of_bounded_size(tmp_path: Path) -> None:
-    """A pipe that nobody writes into would be waited for, /dev/zero read for ever."""
-    os.mkfifo(tmp_path / "pipe")
-    with open(tmp_path / "large", "wb") as file:
-        file.truncate(MAX_BYTES + 1)  # a hole: it takes no disk
-    for path, words in (
-        (tmp_path / "pipe", "no regular"),
-        ("/dev/zero", "no regular"),
-        (tmp_path / "large", "at most"),
-    ):
+    for path, words in no_plans(tmp_path):
         with pytest.raises(ConfigError, match=f"no plan: .*{words}"):
             read_plan(path)
 
