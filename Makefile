@@ -65,7 +65,7 @@ read-memory: $(STAMP) ## the loader's memory over 100 million rows: about three 
 	@$(BIN)/python launch/bench.py --read 100000000
 
 faults: $(STAMP) ## the figures of docs/reliability.md: 300 kills, 500 flips, every call of a commit; about 40 minutes
-	@FAULTS=long $(BIN)/python -m pytest -q -s tests/faults tests/dist/test_hang.py tests/dist/test_stop.py tests/dist/test_guards.py $(ARGS)
+	@FAULTS=long $(BIN)/python -m pytest -q -s tests/faults tests/dist/test_hang.py tests/dist/test_stop.py tests/dist/test_guards.py tests/dist/test_resume.py tests/dist/test_lookahead.py $(ARGS)
 
 endurance: $(STAMP) ## 10,000 steps with 20 kills: memory, open files and disk stay flat; about 10 minutes
 	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.campaign.endurance $(ARGS)
