@@ -23,6 +23,8 @@ PHASES = {
     "update": "optimizer",
 }
 
+LEAST = 2e-5  # seconds: what is less is a phase that the model does not have
+
 
 @dataclass(frozen=True)
 class Row:
@@ -103,7 +105,7 @@ def _expected_mb(one: Measured) -> float | None:
 def split_of(one: Measured) -> dict[str, float]:
     """Milliseconds of a step by phase, mean over the ranks, in the order of a step."""
     mean = {phase: statistics.mean(rank.get(phase, 0.0) for rank in one.split) for phase in PHASES}
-    return {PHASES[phase]: 1e3 * seconds for phase, seconds in mean.items() if seconds > 0}
+    return {PHASES[phase]: 1e3 * seconds for phase, seconds in mean.items() if seconds > LEAST}
 
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:
