@@ -101,3 +101,10 @@ def assert_same_bits(run: Path, reference: Path) -> None:
     ours, theirs = state_of(str(run)), state_of(str(reference))
     assert ours.keys() == theirs.keys() and len(ours) > 30
     assert not [name for name, value in ours.items() if value.tobytes() != theirs[name].tobytes()]
+
+
+def with_logs(folder: Path) -> Path:
+    """The folder with a train and a test set in it, as `settings` names them."""
+    samples.write_logs(folder / "train", 3_000)
+    samples.write_logs(folder / "test", 500, seed=1)
+    return folder

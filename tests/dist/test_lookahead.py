@@ -12,7 +12,7 @@ from tests import samples
 from tests.fault_lane import LONG
 from tests.guard_workers import run_cli
 from tests.harness import Cluster, events, wait_for
-from tests.option_workers import STEPS, assert_same_bits, settings, train_counted
+from tests.option_workers import STEPS, assert_same_bits, settings, train_counted, with_logs
 from tests.workers import error_of_train, train
 
 SEMI = "sharding.pipeline='semi_sync'"
@@ -21,10 +21,7 @@ OFTEN = ("train.checkpoint_every=6", "train.evaluate_every=5")  # of 20 steps 5,
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("logs")
-    samples.write_logs(folder / "train", 3_000)
-    samples.write_logs(folder / "test", 500, seed=1)
-    return folder
+    return with_logs(tmp_path_factory.mktemp("logs"))
 
 
 @pytest.mark.parametrize("sharding", ["table_wise", "row_wise", "data_parallel"] if LONG else ["row_wise"])

@@ -13,7 +13,6 @@ import pytest
 
 from dist_mtl.config import Config, ShardingConfig, TableConfig, TrainConfig
 from dist_mtl.errors import ConfigError
-from tests import samples
 from tests.dynamic_workers import config as dynamic_config
 from tests.dynamic_workers import write_logs as write_dynamic
 from tests.harness import Cluster, RankFailure, events, run_script
@@ -25,6 +24,7 @@ from tests.option_workers import (
     settings,
     state_of,
     train_graphs,
+    with_logs,
     written_plan,
 )
 from tests.workers import error_of_train, train
@@ -93,10 +93,7 @@ def test_every_value_has_a_case() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("logs")
-    samples.write_logs(folder / "train", 3_000)
-    samples.write_logs(folder / "test", 500, seed=1)
-    return folder
+    return with_logs(tmp_path_factory.mktemp("logs"))
 
 
 def override(option: str, value: Any) -> tuple[str, ...]:
