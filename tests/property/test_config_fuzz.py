@@ -18,6 +18,7 @@ import pytest
 from dist_mtl.config import Config
 from dist_mtl.config.file import load, parse
 from dist_mtl.errors import ConfigError
+from dist_mtl.scale.scale_file import read_scale
 from dist_mtl.study.study_file import read_study
 from tests import samples
 
@@ -181,15 +182,16 @@ def one_case(seed: int, folder: Path) -> tuple[str, float]:
     source = draw.choice(FILES)
     path = folder / source.name
     path.write_bytes(mutated(source, draw))
-    is_study = source.name.startswith("study_")
-    overrides = [] if is_study else overrides_of(source, draw)
-    found, seconds = outcome(lambda: read_study(str(path)) if is_study else load(path, overrides))
+    # A study and a scaling run have files of their own kind.
+    own = {"study": read_study, "scale": read_scale}.get(source.stem.partition("_")[0])
+    overrides = [] if own else overrides_of(source, draw)
+    found, seconds = outcome(lambda: own(str(path)) if own else load(path, overrides))
     if isinstance(found, ConfigError):
         check_words(found, path)
         return "refused", seconds
     if isinstance(found, Config):
         assert parse(json.loads(json.dumps(found.model_dump(mode="json")))) == found
-    return "a study" if is_study else "valid", seconds
+    return "of another kind" if own else "valid", seconds
 
 
 def test_a_mutated_configuration_is_refused_at_once_or_round_trips(tmp_path: Path) -> None:
