@@ -22,7 +22,7 @@ from dist_mtl.checkpoint import store
 from dist_mtl.config import Config, RunConfig
 from dist_mtl.data.files import manifest
 from dist_mtl.data.files.disk import writing
-from dist_mtl.data.files.folder import local
+from dist_mtl.data.files.folder import Folder, local
 from dist_mtl.data.files.manifest import Manifest
 from dist_mtl.data.files.writer import Files, publish
 from dist_mtl.data.loader import Dataset
@@ -31,13 +31,13 @@ from dist_mtl.metrics.slices import column_of
 from dist_mtl.parallel.runtime import Runtime, runtime
 from dist_mtl.scoring import Scored, Trained, find, score
 
-ABOUT = "predictions.json"
+ABOUT = "_predictions.json"  # engines pass over it, as over the manifest
 ROW = "row_number"
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """`predictions.json`: what a folder of predictions was made from."""
+    """`_predictions.json`: what a folder of predictions was made from."""
 
     run: str
     step: int
@@ -202,8 +202,8 @@ def _publish(staged: Path, out: Path, parts: Sequence[Manifest], about: Predicti
 
 
 def read_about(folder: str | Path) -> Predictions:
-    """What a folder of predictions was made from. Raises DataError if it is none."""
-    path = Path(folder) / ABOUT
+    """What a folder of predictions was made from; its old name is read, too. Raises DataError if it is none."""
+    path = Path(folder) / Folder.of(folder).beside(ABOUT)
     try:
         return TypeAdapter(Predictions).validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:

@@ -11,7 +11,6 @@ from dist_mtl.checkpoint import format as commits
 from dist_mtl.checkpoint import store
 from dist_mtl.config import Config, RunConfig
 from dist_mtl.data.files import manifest
-from dist_mtl.data.files.folder import Folder
 from dist_mtl.data.loader import Dataset
 from dist_mtl.errors import ConfigError, DataError
 from dist_mtl.evaluate import Evaluation, TestSet, evaluate
@@ -79,7 +78,7 @@ def _check_rows(trained: Trained, run_dir: str, dataset: Dataset) -> list[str]:
             f"{dataset.folder}: {run_dir} was trained on these very rows or on some of them, and its scores are better "
             f"there than on any others; recalibrate on rows that were held out"
         )
-    if test is not None and Folder.of(test).exists(manifest.NAME) and manifest.read(test).digest == digest:
+    if test is not None and manifest.exists(test) and manifest.read(test).digest == digest:
         return [f"{dataset.folder} is data.test of {run_dir}: logloss, NE and PCOC on it are flattered from now on"]
     return []
 

@@ -121,7 +121,7 @@ def _refuse_selection(tasks: list[str], folder: str) -> None:
 
 
 def _make_sample(config: Config, observer: Observer) -> None:
-    there, started = (Path(config.data.train) / manifest.NAME).exists(), time.monotonic()
+    there, started = manifest.exists(config.data.train), time.monotonic()
     try:
         write_sample(config.data.sample, config.data.train, config.data.test)
     except OSError as error:

@@ -76,7 +76,7 @@ def use_one_core() -> None:
 def wide(folder: str, rows: int) -> tuple[str, Config]:
     """The logs of the other benchmarks, made where they are not there yet, with the default shuffle window."""
     place = Path(folder) / f"loader-wide-{rows}"
-    if not (place / manifest.NAME).exists():
+    if not manifest.exists(place):
         write_logs(BenchmarkLogs(), place, rows, "train")
     config = Shape(batch=BATCH).config(folder)
     data = config.data.model_copy(update={"train": str(place), "shuffle_rows": 262_144})
@@ -86,7 +86,7 @@ def wide(folder: str, rows: int) -> tuple[str, Config]:
 def histories(folder: str, rows: int) -> tuple[str, Config]:
     """Rows of Ali-CCP's shape, made where they are not there yet."""
     place = Path(folder) / f"loader-histories-{rows}"
-    if not (place / manifest.NAME).exists():
+    if not manifest.exists(place):
         write_histories(str(place), rows)
     return HISTORIES, config_of(str(place), BATCH)
 

@@ -47,7 +47,7 @@ def entries_of(ranks: int, threads: int, rechub: bool, only: list[str] | None) -
 def logs_of(options: argparse.Namespace) -> tuple[Shape, str]:
     """The shape that the options name and the folder of its logs, made where they are not there yet."""
     folder = Path(options.folder) / f"{options.rows}"
-    if not (folder / "train" / manifest.NAME).exists():
+    if not manifest.exists(folder / "train"):
         write_logs(BenchmarkLogs(rows_per_table=options.rows), folder / "train", options.logs, "train")
     return Shape(rows=options.rows), str(folder)
 

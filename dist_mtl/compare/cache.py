@@ -1,7 +1,7 @@
 """Predictions of a run, made once: RUN/predictions/step-0000000042-<digest of the data>[-raw].
 
 They are used again for as long as they are those of this commit, of its recalibration and of these data, and hold the
-columns that are asked for; their `predictions.json` says so. The folder appears complete or not at all.
+columns that are asked for; their `_predictions.json` says so. The folder appears complete or not at all.
 """
 
 import os

@@ -13,7 +13,6 @@ from typing import Any
 from dist_mtl.bench.memory import Memory
 from dist_mtl.bench.ranks import Ranks
 from dist_mtl.data.files import manifest
-from dist_mtl.data.files.folder import Folder
 from dist_mtl.data.sample.synthetic import write_logs
 from dist_mtl.data.sample.wide import BenchmarkLogs
 from dist_mtl.errors import ConfigError
@@ -65,7 +64,7 @@ def measure(scale: Scale, series: Sequence[Series]) -> list[Measured]:
 
 def _make_logs(logs: Logs) -> None:
     """The benchmark's logs, where they are not there yet."""
-    if not Folder.of(f"{logs.folder}/train").exists(manifest.NAME):
+    if not manifest.exists(f"{logs.folder}/train"):
         spec = BenchmarkLogs(**logs.model_dump(exclude={"folder", "rows"}, exclude_unset=True))
         write_logs(spec, f"{logs.folder}/train", logs.rows, "train")
 

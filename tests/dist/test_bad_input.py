@@ -137,9 +137,9 @@ def test_a_conversion_without_a_click_is_refused_or_dropped(train: Callable, tmp
 
 def edit_manifest(folder: Path, change: Callable[[dict], object]) -> None:
     """Apply `change` to the manifest."""
-    tree = json.loads((folder / "manifest.json").read_text())
+    tree = json.loads((folder / "_manifest.json").read_text())
     change(tree)
-    (folder / "manifest.json").write_text(json.dumps(tree))
+    (folder / "_manifest.json").write_text(json.dumps(tree))
 
 
 def flip(path: Path, place: int) -> None:
@@ -160,8 +160,8 @@ DAMAGES = {
         lambda f: os.truncate(f / SECOND, 1000),
         f"{SECOND}: changed since the manifest was written (1000 bytes",
     ),
-    "no manifest": (lambda f: (f / "manifest.json").unlink(), "launch/convert.py manifest"),
-    "broken manifest": (lambda f: (f / "manifest.json").write_text("{"), "manifest.json: not a manifest: Invalid JSON"),
+    "no manifest": (lambda f: (f / "_manifest.json").unlink(), "launch/convert.py manifest"),
+    "broken manifest": (lambda f: (f / "_manifest.json").write_text("{"), "manifest.json: not a manifest: "),
     "newer manifest": (
         lambda f: edit_manifest(f, lambda m: m.update(version=9)),
         "format version 9; this program knows 1",
@@ -180,7 +180,7 @@ def test_damaged_datasets(train: Callable, tmp_path: Path, damage: str) -> None:
 
 
 def test_a_missing_test_set_is_told_before_training(train: Callable, tmp_path: Path) -> None:
-    assert_told(train(f"data.test='{tmp_path / 'test'}'", world=2), 65, "test/manifest.json: there is no such file")
+    assert_told(train(f"data.test='{tmp_path / 'test'}'", world=2), 65, "test/_manifest.json: there is no such file")
     assert not events(tmp_path / "run", "step")
 
 

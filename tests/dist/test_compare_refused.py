@@ -99,7 +99,7 @@ def test_rows_that_a_side_was_fitted_or_chosen_on_are_warned_of_in_any_folder(fo
         ("two", {"which": "7"}, "CheckpointError", 66, r"one: no commit `7`; .* the steps .*94"),
         ("two", {"replicates": 10}, "ConfigError", 64, r"--replicates 10: 100 at least"),
         ("absent", {}, "CheckpointError", 66, r"absent: no complete commit in it"),
-        ("two", {"data": "nowhere"}, "DataError", 65, r"nowhere/manifest.json: there is no such file"),
+        ("two", {"data": "nowhere"}, "DataError", 65, r"nowhere/_manifest.json: there is no such file"),
         ("clicks", {}, "ConfigError", 64, r"data.labels: .* has \['click', 'conversion'\], .*clicks has \['click'\]"),
         (
             "untested",

@@ -167,6 +167,7 @@ def test_rows_without_labels_get_the_same_scores(folder: Path, run: Evaluation) 
     [done] = run_script(1, "predict.py", folder / "run", folder / "unlabelled", folder / "scored", "--keep", "item")
     assert done.code == 0 and "700 rows scored by step 94" in done.stdout, done.stderr
     rows, labelled = predictions(folder / "scored"), predictions(folder / "predicted-1")
+    pd.testing.assert_frame_equal(pd.read_parquet(folder / "scored"), rows)
     assert "click" not in rows and rows.item.equals(labelled.item)
     assert rows.logit_ctcvr.equals(labelled.logit_ctcvr)
     for again in run_script(2, "predict.py", folder / "run", folder / "unlabelled", folder / "scored"):

@@ -72,7 +72,7 @@ def test_damage_far_away_is_found_and_named(remote: str) -> None:
 def test_a_manifest_is_made_in_place(remote: str) -> None:
     memory = fsspec.filesystem("memory")
     before = manifest.read(remote)
-    memory.rm("memory://bucket/train/manifest.json")
+    memory.rm("memory://bucket/train/_manifest.json")
     with pytest.raises(DataError, match="make one with `python launch/convert.py manifest memory://bucket/train`"):
         manifest.read(remote)
     listed, _ = list_folder(remote)
@@ -116,8 +116,8 @@ WRONG = {
     "nothing://x/y": (ConfigError, "no filesystem for `nothing`: .* Install fsspec and its package"),
     "file://x/y": (ConfigError, "file:///an/absolute/path"),
     "reference://x": (ConfigError, "a reference filesystem can run code from its index"),
-    "memory://nowhere": (DataError, "memory://nowhere/manifest.json: there is no such file"),
-    "/x/at/all": (DataError, "/x/at/all/manifest.json: there is no such file"),
+    "memory://nowhere": (DataError, "memory://nowhere/_manifest.json: there is no such file"),
+    "/x/at/all": (DataError, "/x/at/all/_manifest.json: there is no such file"),
 }
 
 
@@ -136,8 +136,8 @@ def test_a_folder_to_list_that_is_not_there(tmp_path: Path) -> None:
 def test_a_path_outside_stays_outside(remote: str) -> None:
     memory = fsspec.filesystem("memory")
     memory.pipe("memory://bucket/secret.parquet", b"x")
-    text = memory.cat("memory://bucket/train/manifest.json").replace(NAME.encode(), b"../secret.parquet")
-    memory.pipe("memory://bucket/train/manifest.json", text)
+    text = memory.cat("memory://bucket/train/_manifest.json").replace(NAME.encode(), b"../secret.parquet")
+    memory.pipe("memory://bucket/train/_manifest.json", text)
     with pytest.raises(DataError, match="path '../secret.parquet' is not below the dataset's folder"):
         manifest.read(remote)
 

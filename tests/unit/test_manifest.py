@@ -32,9 +32,9 @@ def check(folder: Path, full: bool = True) -> None:
 
 def edit(folder: Path, change: Callable[[dict], object]) -> None:
     """Apply `change` to the manifest's tree."""
-    tree = json.loads((folder / "manifest.json").read_text())
+    tree = json.loads((folder / "_manifest.json").read_text())
     change(tree)
-    (folder / "manifest.json").write_text(json.dumps(tree))
+    (folder / "_manifest.json").write_text(json.dumps(tree))
 
 
 def refused(folder: Path, full: bool = True) -> str:
@@ -144,8 +144,8 @@ def test_a_manifest_that_is_none(folder: Path, change: Callable, words: str) -> 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"null", b'{"version": 1}'])
 def test_bytes_that_are_no_manifest(folder: Path, content: bytes) -> None:
-    (folder / "manifest.json").write_bytes(content)
-    assert "manifest.json: not a manifest: " in refused(folder)
+    (folder / "_manifest.json").write_bytes(content)
+    assert "_manifest.json: not a manifest: " in refused(folder)
 
 
 def test_no_manifest_says_how_to_make_one(tmp_path: Path) -> None:

@@ -74,9 +74,18 @@ class Folder:
             return file.read()
 
     def exists(self, path: str) -> bool:
-        """Whether there is such a file."""
+        """Whether there is anything of that name."""
         filesystem, root = self._home
-        return self._reached(lambda: filesystem.get_file_info(f"{root}/{path}")).is_file
+        return self._reached(lambda: filesystem.get_file_info(f"{root}/{path}")).type != pafs.FileType.NotFound
+
+    def beside(self, name: str) -> str:
+        """The name of a file of ours beside the data, as it is here: `name`, else the one that it had without the _.
+
+        Engines pass over names that begin with _, and take any other file for Parquet. Where both are there, `name`
+        counts. `name` where neither is there.
+        """
+        old = name.removeprefix("_")
+        return old if not self.exists(name) and self.exists(old) else name
 
     def sizes(self, suffix: str) -> dict[str, int]:
         """Path -> bytes of every file below the folder with this ending, in order of their paths; HIDDEN ones not."""
@@ -95,6 +104,7 @@ class Folder:
             if self.is_local:
                 target = Path(root, path)
                 staged = target.with_name(f"{target.name}.tmp")
+                staged.unlink(missing_ok=True)  # it may be a link to a file elsewhere
                 staged.write_bytes(content)
                 staged.replace(target)
             else:
@@ -102,6 +112,14 @@ class Folder:
                     stream.write(content)
         except (OSError, pa.ArrowException, NotImplementedError) as error:
             raise DataError(f"{self.at(path)}: can not be written: {reason(error)}; make it writable") from None
+
+    def remove(self, path: str) -> None:
+        """Remove a file. Raises DataError."""
+        filesystem, root = self._home
+        try:
+            filesystem.delete_file(f"{root}/{path}")
+        except (OSError, pa.ArrowException, NotImplementedError) as error:
+            raise DataError(f"{self.at(path)}: cannot be removed: {reason(error)}; remove it yourself") from None
 
     @cached_property
     def _home(self) -> tuple[pafs.FileSystem, str]:

@@ -1,8 +1,9 @@
 """The manifest: a dataset as a checksummed list of Parquet files. What is not on the list does not exist.
 
-`manifest.json` stands beside the files: path (relative, below the folder), rows of each row group, bytes, sha256 and
+`_manifest.json` stands beside the files: path (relative, below the folder), rows of each row group, bytes, sha256 and
 the CRC-32s of the parts of every file (see `checksum`), the schema, and for synthetic logs the ceiling (the AUC of the
-true probabilities).
+true probabilities). Every engine passes over a name that begins with _, so pandas, pyarrow, Spark and others read the
+folder as it stands. The old name, `manifest.json`, is still read. In a folder with both, `_manifest.json` counts.
 """
 
 import hashlib
@@ -27,7 +28,7 @@ from dist_mtl.data.files.checksum import Footer, OnBytes, digest, pack, read_foo
 from dist_mtl.data.files.folder import Folder, reason
 from dist_mtl.errors import DataError
 
-NAME = "manifest.json"
+NAME = "_manifest.json"
 VERSION = 1
 MAX_BYTES = 1 << 30  # of a manifest: some million files
 MAX_ROWS = 1 << 40  # of a dataset; beyond 2**63 numbers of rows would wrap, and no one has so many
@@ -160,8 +161,28 @@ def joined(folder: AnyFolder, parts: Sequence[Manifest], ceiling: dict[str, floa
 
 
 def write(folder: AnyFolder, manifest: Manifest) -> None:
-    """Write `manifest.json` into `folder`; complete or not at all on this machine, see `Folder.write`."""
-    Folder.of(folder).write(NAME, (json.dumps(asdict(manifest), indent=1) + "\n").encode())
+    """Write `_manifest.json` into `folder`; complete or not at all on this machine, see `Folder.write`.
+
+    A manifest under the old name is replaced, so it is removed; another file of that name is not ours and stays.
+    """
+    folder, old = Folder.of(folder), NAME.removeprefix("_")
+    folder.write(NAME, (json.dumps(asdict(manifest), indent=1) + "\n").encode())
+    if folder.exists(old) and _is_manifest(folder, old):
+        folder.remove(old)
+
+
+def exists(folder: AnyFolder) -> bool:
+    """Whether `folder` has a manifest, under the new name or the old one."""
+    folder = Folder.of(folder)
+    return folder.exists(folder.beside(NAME))
+
+
+def _is_manifest(folder: Folder, name: str) -> bool:
+    try:
+        TypeAdapter(Manifest).validate_json(folder.read_bytes(name, MAX_BYTES))
+    except (ValidationError, DataError, OSError):
+        return False
+    return True
 
 
 def read(folder: AnyFolder) -> Manifest:
@@ -170,9 +191,10 @@ def read(folder: AnyFolder) -> Manifest:
     Raises DataError: it is absent, malformed, newer, names a path outside, or has no file in range.
     """
     folder = Folder.of(folder)
-    path = folder.at(NAME)
+    name = folder.beside(NAME)
+    path = folder.at(name)
     try:
-        manifest = TypeAdapter(Manifest).validate_json(folder.read_bytes(NAME, MAX_BYTES))
+        manifest = TypeAdapter(Manifest).validate_json(folder.read_bytes(name, MAX_BYTES))
     except FileNotFoundError:
         raise DataError(
             f"{path}: there is no such file. A dataset is a folder of Parquet files with a manifest; "

@@ -30,7 +30,7 @@ from dist_mtl.errors import ConfigError, DataError
 
 AGAIN = "run the same command again: the files that are complete stay"
 ROOM = f"make room, then {AGAIN}"
-TOLD = "order.json"  # beside the files, complete or not: what they are of
+TOLD = "_order.json"  # beside the files, complete or not: what they are of
 OnRows = Callable[[int], None]  # told how many rows came last
 
 
@@ -161,7 +161,7 @@ def _claim(order: Order, staged: Path) -> None:
 
 def _told_of(folder: Path) -> dict[str, Any] | None:
     """What the files in a folder are of; None where nothing says so."""
-    path = folder / TOLD
+    path = folder / Folder.of(folder).beside(TOLD)
     return json.loads(path.read_text()) if path.exists() else None
 
 

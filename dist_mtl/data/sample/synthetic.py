@@ -18,6 +18,7 @@ import pyarrow as pa
 from dist_mtl.config import LogStream, SampleLogs
 from dist_mtl.data import draws
 from dist_mtl.data.files import manifest
+from dist_mtl.data.files.folder import Folder
 from dist_mtl.data.files.writer import write_dataset
 from dist_mtl.data.hashing import random_bits
 from dist_mtl.data.sample import shop, timeline, wide
@@ -25,7 +26,7 @@ from dist_mtl.data.sample.shop import SHARD_ROWS
 from dist_mtl.data.sample.wide import BenchmarkLogs
 from dist_mtl.errors import DataError
 
-SPEC = "sample.json"  # beside the manifest of sample logs
+SPEC = "_sample.json"  # beside the manifest of sample logs
 Split = Literal["train", "test"]
 OnRows = Callable[[int], None]  # told how many rows came last
 # A shard before its labels: columns, P(click), P(click and conversion), what the delay of a conversion depends on.
@@ -90,15 +91,15 @@ def write_sample(spec: SampleLogs, train_dir: str | Path, test_dir: str | Path |
     for folder, rows, split in splits:
         if folder is None:
             continue
-        if (Path(folder) / manifest.NAME).exists():
-            _check_spec(Path(folder) / SPEC, spec, split)
+        if manifest.exists(folder):
+            _check_spec(Path(folder) / Folder.of(folder).beside(SPEC), spec, split)
             continue
         try:
             write_logs(spec, folder, rows, split, first_row=first_row(spec, split, spec.train_rows))
             (Path(folder) / SPEC).write_text(json.dumps(_told(spec, split), indent=1) + "\n")
         except (DataError, OSError):
             # Published by another process meanwhile (then it holds the same rows), or a real error.
-            if not (Path(folder) / manifest.NAME).exists():
+            if not manifest.exists(folder):
                 raise
 
 
