@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from dist_mtl.config import Config, EmbeddingOptim, OptimConfig
+from dist_mtl.data.base_rates import count_labels, rates_of
 from dist_mtl.data.features.fit import Found, find, merged, sketch, unfitted
 from dist_mtl.data.loader import Dataset
 from dist_mtl.errors import ConfigError
@@ -58,6 +59,16 @@ def fit(config: Config, dataset: Dataset, rt: Runtime) -> tuple[Found, list[str]
     results = rt.from_first(lambda: {n: find(n, config.features[n], whole[column]) for n, column in columns.items()})
     found = {name: values for name, (values, _) in results.items()}
     return found, [warning for _, warning in results.values() if warning]
+
+
+def base_rates(config: Config, dataset: Dataset, rt: Runtime) -> list[float]:
+    """The base rate of each tower's label on the training rows: the same bits on every rank and any number of ranks.
+
+    Collective; raises DataError on every rank.
+    """
+    is_conditional = config.model.head in ("esmm", "clicked")
+    counts = rt.all_ranks(lambda: count_labels(dataset, is_conditional, rt.rank, rt.size))
+    return rates_of(rt.all_reduce(torch.from_numpy(counts).to(rt.device)).cpu().numpy())
 
 
 def build(config: Config, rt: Runtime, steps: int) -> ShardedModel:

@@ -152,6 +152,9 @@ def _line(name: str, e: dict[str, Any]) -> str | None:
         case "fitted":
             names = ", ".join(e["features"])
             return f"fitted       to the training rows in {e['seconds']:.1f} s: {names}"
+        case "base_rates":
+            rates = ", ".join(f"{label} {rate:.3g}" for label, rate in e["rates"].items())
+            return f"base rates   counted in {e['seconds']:.1f} s, the towers begin there: {rates}"
         case "start":
             return (
                 f"start        {e['rows']:,} rows, {e['steps']:,} steps of {e['global_batch']:,} rows on {e['world']} "

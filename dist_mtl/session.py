@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from dist_mtl.assemble import fit, open_dataset
+from dist_mtl.assemble import base_rates, fit, open_dataset
 from dist_mtl.checkpoint import format as commits
 from dist_mtl.checkpoint import store
 from dist_mtl.checkpoint.store import Progress
@@ -25,6 +25,7 @@ from dist_mtl.data.mixing import advice
 from dist_mtl.data.sample.synthetic import write_sample
 from dist_mtl.errors import CheckpointError, DataError, Preempted
 from dist_mtl.evaluate import Evaluation, TestSet, evaluate, open_test
+from dist_mtl.model.mtl import begin_at
 from dist_mtl.observe import Observer
 from dist_mtl.pace import Pace
 from dist_mtl.parallel.pipeline import Outcome
@@ -156,6 +157,8 @@ class Session:
         folder = self._where_to_go_on()
         if folder is None:
             progress = Progress(selection=fresh)
+            if self.config.model.initial_bias == "base_rate":
+                self._begin_at_base_rates()
             self.committer.went_on(progress)
             return progress
         commit = rt.all_ranks(lambda: commits.read(folder))
@@ -173,6 +176,14 @@ class Session:
         if commit.selection.best_step is not None and not compares:
             self.observer.event("selection_reset", step=commit.step, best_step=commit.selection.best_step)
         return progress
+
+    def _begin_at_base_rates(self) -> None:
+        """A bias is a weight: a run that resumes has it from its checkpoint, and counts nothing."""
+        started = time.monotonic()
+        rates = base_rates(self.config, self.data.train, self.rt)
+        begin_at(self.model.module, rates)
+        named = dict(zip(self.config.data.labels, rates, strict=True))
+        self.observer.event("base_rates", rates=named, seconds=time.monotonic() - started)
 
     def _where_to_go_on(self) -> Path | None:
         """The newest sound commit, as far as `run.resume` lets it be used. Raises CheckpointError."""

@@ -193,6 +193,10 @@ class ModelConfig(Section):
     tower: Widths = (64,)
     head: Literal["ctcvr", "esmm", "clicked", "independent"] = "esmm"  # independent: for labels that are no funnel
     counterfactual: Counterfactual | None = None
+    # The last bias of each tower at step 1. base_rate: the logit of how often its label is set on its space, counted
+    # over the training rows (of a stream: its first partition), so that the first predictions are right on average and
+    # no step is spent on that. random: as torch draws it, which predicts about 1/2 whatever the base rate.
+    initial_bias: Literal["base_rate", "random"] = "base_rate"
     dropout: Share = 0.0
     task_weights: tuple[Annotated[float, Field(ge=0)], ...] | None = None  # one a label; none: all 1
     # uncertainty: learned weights (Kendall et al. 2018). pcgrad: gradients of conflicting tasks are projected at the

@@ -6,6 +6,8 @@ dense ------------'    (shared input)                          |
                          `-- what a relatedness network sees
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -165,3 +167,17 @@ class MultiTaskModel(nn.Module):
             return None
         towers = zip(self.imputation, by_task[1:], strict=True)
         return torch.stack([tower(task.detach(), noise)[1] for tower, task in towers], dim=1)
+
+
+@torch.no_grad()
+def begin_at(module: nn.Module, rates: Sequence[float]) -> None:
+    """Set each tower's last bias to the logit of a rate in (0, 1): what the model in `module` predicts at first.
+
+    An imputation tower begins with the tower whose label it predicts.
+    """
+    model = next(one for one in module.modules() if isinstance(one, MultiTaskModel))
+    begun = list(zip(model.towers, rates, strict=True))
+    if model.imputation is not None:
+        begun += zip(model.imputation, rates[1:], strict=True)
+    for tower, rate in begun:
+        tower.logit.bias.fill_(math.log(rate / (1 - rate)))

@@ -4,9 +4,11 @@ One pass over those columns alone. What is found goes into the configuration, an
 scored by it is treated as the training rows were.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import numpy as np
+import pyarrow as pa
 
 from dist_mtl.config import BucketFeature, Config, DenseFeature
 from dist_mtl.data.features.numbers import numbers_of, squeezed
@@ -45,23 +47,34 @@ def inherited(config: Config, earlier: Config) -> Found:
 
 
 def sketch(dataset: Dataset, columns: Iterable[str], part: int, parts: int) -> dict[str, Sketch]:
-    """The distributions of columns in every `parts`-th row group from `part` on. Raises DataError for a damaged one.
+    """The distributions of columns in this part of the rows, see `first_rows`."""
+    sketches = {column: Sketch() for column in columns}
+    for table, _ in first_rows(dataset, tuple(sketches), part, parts):
+        for column, one in sketches.items():
+            one.add(numbers_of(table.column(column)))
+    return sketches
 
-    Of a stream in its first partition alone: the others are tested before they are trained.
+
+def first_rows(
+    dataset: Dataset, columns: tuple[str, ...], part: int, parts: int
+) -> Iterator[tuple[pa.Table, Callable[[int], str]]]:
+    """Columns of the rows in every `parts`-th row group from `part` on, and where each row stands.
+
+    Of a stream in its first partition alone: the others are tested before they are trained. Raises DataError for a
+    damaged row group, unless the run may skip it.
     """
-    order, sketches = dataset.order, {column: Sketch() for column in columns}
+    order = dataset.order
     known = order.parts[0].blocks if isinstance(order, Partitions) else range(len(dataset.blocks))
-    reader, mine = Reader(dataset.folder, dataset.blocks, tuple(sketches)), known[part::parts]
+    reader, mine = Reader(dataset.folder, dataset.blocks, columns), known[part::parts]
     spans, rows = [], 0
     for index in mine:
         spans.append(Span(index, 0, dataset.blocks[index].rows))
         rows += dataset.blocks[index].rows
         if rows >= ROWS_AT_ONCE or index == mine[-1]:
-            table = salvage(reader.read, spans, {})[1] if dataset.quarantine else reader.read(spans)
-            for column, one in sketches.items() if table is not None else ():
-                one.add(numbers_of(table.column(column)))
+            sound, table = salvage(reader.read, spans, {}) if dataset.quarantine else (spans, reader.read(spans))
+            if table is not None:
+                yield table, partial(reader.locate, sound)
             spans, rows = [], 0
-    return sketches
 
 
 def merged(parts: Iterable[Sketch]) -> Sketch:
