@@ -6,6 +6,7 @@ import torch
 
 from dist_mtl.config import Config, EmbeddingOptim, OptimConfig
 from dist_mtl.data.base_rates import count_labels, rates_of
+from dist_mtl.data.column_class import TrainedOn
 from dist_mtl.data.features.fit import Found, find, merged, sketch, unfitted
 from dist_mtl.data.loader import Dataset
 from dist_mtl.errors import ConfigError
@@ -36,10 +37,15 @@ def open_dataset(folder: str, config: Config, shuffle: bool, rt: Runtime) -> Dat
 
 
 def open_to_score(
-    folder: str, config: Config, rt: Runtime, carry: Sequence[str] = (), labelled: bool = True
+    folder: str,
+    config: Config,
+    rt: Runtime,
+    carry: Sequence[str] = (),
+    labelled: bool = True,
+    trained_on: TrainedOn | None = None,
 ) -> Dataset:
     """The same to score a dataset in the order of its files; see `Dataset.open_to_score`."""
-    return _verified(lambda: Dataset.open_to_score(folder, config, carry, labelled), config, rt)
+    return _verified(lambda: Dataset.open_to_score(folder, config, carry, labelled, trained_on), config, rt)
 
 
 def _verified(opening: Callable[[], Dataset], config: Config, rt: Runtime) -> Dataset:

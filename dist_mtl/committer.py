@@ -15,6 +15,7 @@ from dist_mtl.checkpoint import store
 from dist_mtl.checkpoint.staging import Staging, discard
 from dist_mtl.checkpoint.store import Progress
 from dist_mtl.config import Config
+from dist_mtl.data.loader import Dataset
 from dist_mtl.errors import CheckpointError, NonFiniteError
 from dist_mtl.observe import Observer
 from dist_mtl.parallel.runtime import Runtime
@@ -39,10 +40,8 @@ class Pending:
 class Committer:
     """The commits of one run. Every verb is collective."""
 
-    def __init__(
-        self, config: Config, rt: Runtime, observer: Observer, model: ShardedModel, digest_at: Callable[[int], str]
-    ) -> None:
-        self._config, self._rt, self._observer, self._model, self._digest_at = config, rt, observer, model, digest_at
+    def __init__(self, config: Config, rt: Runtime, observer: Observer, model: ShardedModel, train: Dataset) -> None:
+        self._config, self._rt, self._observer, self._model, self._train = config, rt, observer, model, train
         self._pending: Pending | None = None
         self._failed = 0  # in a row
         self._on_disk = Selection()  # as the newest commit has it
@@ -100,10 +99,18 @@ class Committer:
         if (one := self._pending) is None:
             return progress
         self._pending, begun = None, time.monotonic()
-        digest = self._digest_at(one.progress.step)
+        digest, columns = self._train.digest_at(one.progress.step), self._train.trained_on.columns
         try:
             folder, warnings = store.publish(
-                one.staged, one.writing.result, self._model, one.progress, one.reason, self._config, digest, self._rt
+                one.staged,
+                one.writing.result,
+                self._model,
+                one.progress,
+                one.reason,
+                self._config,
+                digest,
+                self._rt,
+                columns,
             )
         except CheckpointError as error:
             return self._refused(progress, one.progress.step, one.reason, error)

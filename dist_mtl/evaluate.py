@@ -12,6 +12,7 @@ import torch
 from dist_mtl.assemble import build_for_scoring, check_world, open_to_score
 from dist_mtl.checkpoint import store
 from dist_mtl.config import Config, RunConfig, SelectConfig
+from dist_mtl.data.column_class import TrainedOn
 from dist_mtl.data.features.keys import check_key, keys_of
 from dist_mtl.data.loader import Dataset
 from dist_mtl.errors import ConfigError, DataError
@@ -93,9 +94,9 @@ class TestSet:
     groups: tuple[tuple[str, str], ...]  # (name, column)
 
 
-def open_test(folder: str, config: Config, rt: Runtime) -> TestSet:
+def open_test(folder: str, config: Config, rt: Runtime, trained_on: TrainedOn | None = None) -> TestSet:
     """Open what an evaluation needs of a dataset. Raises DataError on every rank: dataset, or a column of `metrics`."""
-    return with_slices(open_to_score(folder, config, rt, carried(config)), config, rt)
+    return with_slices(open_to_score(folder, config, rt, carried(config), trained_on=trained_on), config, rt)
 
 
 def carried(config: Config) -> list[str]:
@@ -190,7 +191,7 @@ def evaluate_run(
         if folder is None:
             raise ConfigError(f"{trained.folder}: its configuration has no data.test; name a dataset with --data")
         check_world(trained.config)
-        test = open_test(folder, trained.config, rt)
+        test = open_test(folder, trained.config, rt, trained.on)
         model = build_for_scoring(trained.config, rt)
         store.load(model, trained.folder, rt, weights_only=True)
         evaluation = evaluate(model, test, trained.config, rt, trained.adjustment)

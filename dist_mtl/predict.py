@@ -72,7 +72,7 @@ def predict(trained: Trained, run_dir: str, data: str, out: Path, keep: Sequence
     config = trained.config
     check_world(config)
     rt.from_first(lambda: _refuse_existing(out))
-    dataset = _open(data, config, keep, rt)
+    dataset = _open(data, trained, keep, rt)
     model = build_for_scoring(config, rt)
     store.load(model, trained.folder, rt, weights_only=True)
     staged = out.parent / f".staged-{out.name}"
@@ -125,9 +125,10 @@ def fingerprint(trained: Trained, digest: str) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-def _open(data: str, config: Config, keep: Sequence[str], rt: Runtime) -> Dataset:
+def _open(data: str, trained: Trained, keep: Sequence[str], rt: Runtime) -> Dataset:
     """The dataset with the columns that its predictions keep; labels only where it has them. Collective."""
-    dataset = open_to_score(data, config, rt, keep, labelled=False)
+    config = trained.config
+    dataset = open_to_score(data, config, rt, keep, labelled=False, trained_on=trained.on)
     metrics = [column_of(config, name) for name in (*config.metrics.groups, *config.metrics.slices)]
     there = [name for name in metrics if name in dataset.schema.names]
     dataset = replace(dataset, carry=tuple(dict.fromkeys((*dataset.encoder.answers, *there, *keep))))

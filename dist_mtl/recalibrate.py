@@ -48,7 +48,7 @@ def recalibrate_run(
         rt.from_first(lambda: check_outputs(run_dir))
         rt.all_ranks(lambda: _check_tasks(tasks, config))
         check_world(config)
-        dataset = open_to_score(data, config, rt)
+        dataset = open_to_score(data, config, rt, trained_on=trained.on)
         warnings = rt.from_first(lambda: _check_rows(trained, run_dir, dataset))
         model = build_for_scoring(config, rt)
         store.load(model, trained.folder, rt, weights_only=True)

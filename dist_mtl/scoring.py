@@ -13,6 +13,7 @@ from dist_mtl.checkpoint import store
 from dist_mtl.config import Config, RunConfig
 from dist_mtl.config.file import parse
 from dist_mtl.data.batch import Carried
+from dist_mtl.data.column_class import TrainedOn
 from dist_mtl.data.funnel import spaces
 from dist_mtl.data.loader import Dataset
 from dist_mtl.errors import ConfigError, NonFiniteError
@@ -129,12 +130,14 @@ def _check_window(where: str, bad: int, check: Callable[[], None]) -> None:
 
 @dataclass(frozen=True)
 class Trained:
-    """A commit of a run, ready to be built: its folder, its configuration, what is done to its probabilities."""
+    """A commit of a run, ready to be built: its folder, its configuration, what is done to its probabilities, and the
+    columns that it was trained `on`."""
 
     folder: Path
     config: Config
     adjustment: Adjustment
     fit: Fit | None  # whose maps are part of the adjustment
+    on: TrainedOn
 
 
 def find(run_dir: str, which: str, overrides: tuple[str, ...], raw: bool, rt: Runtime) -> Trained:
@@ -150,11 +153,12 @@ def _read(folder: Path, run_dir: str, overrides: tuple[str, ...], raw: bool) -> 
     for text in overrides:
         if not text.startswith("metrics."):
             raise ConfigError(f"--set={text}: a trained model keeps its configuration; only metrics.* can be set here")
-    config = parse(commits.read(folder).config, overrides, source=str(folder))
+    commit = commits.read(folder)
+    config, on = parse(commit.config, overrides, source=str(folder)), TrainedOn(str(folder), commit.columns)
     # Where it was trained is not where it is scored: another folder, another device.
     config = config.model_copy(update={"run": RunConfig(dir=run_dir)})
     if raw:
-        return Trained(folder, config, AS_IT_IS, None)
+        return Trained(folder, config, AS_IT_IS, None, on)
     fit = commits.read_recalibration(folder)
     maps = () if fit is None else tuple(fit.maps.get(task) for task in config.tasks)
-    return Trained(folder, config, Adjustment(config.data.kept, maps), fit)
+    return Trained(folder, config, Adjustment(config.data.kept, maps), fit, on)

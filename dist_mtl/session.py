@@ -17,8 +17,10 @@ from dist_mtl.config import Config
 from dist_mtl.config.file import parse
 from dist_mtl.data.batch import Batch
 from dist_mtl.data.classes import count_classes
+from dist_mtl.data.column_class import TrainedOn
 from dist_mtl.data.features.encode import Encoder
 from dist_mtl.data.features.fit import inherited, unfitted, with_found
+from dist_mtl.data.features.same_ids import check_same_ids
 from dist_mtl.data.files import manifest
 from dist_mtl.data.loader import Dataset
 from dist_mtl.data.mixing import advice
@@ -71,8 +73,9 @@ def open_data(config: Config, rt: Runtime, observer: Observer) -> tuple[Config, 
     if unfitted(config):
         config = _fitted(config, train, rt, observer)
         train = replace(train, encoder=Encoder(config))
-    test = open_test(config.data.test, config, rt) if config.data.test else None
-    validation = test if config.data.validation is None else open_test(config.data.validation, config, rt)
+    on, others = train.trained_on, config.data
+    test = open_test(others.test, config, rt, on) if others.test else None
+    validation = test if others.validation is None else open_test(others.validation, config, rt, on)
     return config, Data(train, validation if config.evaluation_steps else None, test, Ahead.of(train, config, rt))
 
 
@@ -164,6 +167,9 @@ class Session:
         commit = rt.all_ranks(lambda: commits.read(folder))
         digest = self.data.train.digest_at(commit.step)
         rt.all_ranks(lambda: commits.check_same_run(commit, self.config, digest, self.steps, folder))
+        # A partition has the class of all its values, and there may be more of them than when the run began.
+        on, train = TrainedOn(str(folder), commit.columns), self.data.train
+        rt.all_ranks(lambda: check_same_ids(self.config, on, train.schema, str(train.folder)))
         window = self.pace.window.state()
         store.load(self.model, folder, rt, window, verified=True)
         self.pace.window.load(window)

@@ -37,7 +37,7 @@ def train(config: Config) -> Evaluation | None:
         objective = Objective.of(config)
         model = build(config, rt, due.steps)
         pace = Pace(config, rt, observer, due.steps, objective.names, model.ids)
-        committer = Committer(config, rt, observer, model, data.train.digest_at)
+        committer = Committer(config, rt, observer, model, data.train)
         session = Session(config, rt, observer, data, model, pace, due.steps, FirstRows(config, due.steps), committer)
         progress = session.resume()
         rt.honour_stop()

@@ -69,3 +69,30 @@ def batches_until_a_fault(run: str, data: str, rank: int) -> tuple[int, str]:
         except DistMtlError as error:
             return count, str(error)
         return count, ""
+
+
+def verdicts(run: str, folders: list[str], out: str) -> list[tuple[str, str, str]]:
+    """What every verb that scores says of each dataset: (verb, folder, the error; empty: it scores). One rank."""
+    import torch.distributed as dist
+
+    from dist_mtl.compare.comparison import compare_runs
+    from dist_mtl.recalibrate import recalibrate_run
+
+    verbs = {
+        "evaluate": lambda data: evaluate_run(run, data),
+        "predict": lambda data: predict_run(run, data, f"{out}-{Path(data).name}"),
+        "recalibrate": lambda data: recalibrate_run(run, data, "platt"),
+        "compare": lambda data: compare_runs(run, run, data),
+    }
+    told = []
+    for verb, action in verbs.items():
+        for data in folders:
+            try:
+                action(data)
+            except DistMtlError as error:
+                told.append((verb, data, f"{type(error).__name__}: {error}"))
+                if dist.is_initialized():  # a verb that fails leaves its group to the end of the process
+                    dist.destroy_process_group()
+            else:
+                told.append((verb, data, ""))
+    return told

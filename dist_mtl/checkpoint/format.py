@@ -3,7 +3,7 @@
 import json
 import os
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from dist_mtl.checkpoint import disk
 from dist_mtl.config import Config
 from dist_mtl.config.file import parse
 from dist_mtl.data import order as orders
+from dist_mtl.data.column_class import RawColumn
 from dist_mtl.data.files.quarantine import Lost
 from dist_mtl.errors import CheckpointError, ConfigError, DamagedCommitError
 from dist_mtl.metrics.recalibration import Fit
@@ -75,6 +76,7 @@ class Commit:
     tested: tuple[Tested, ...] = ()  # the evaluations of a stream, each partition before it was trained
     order: int = 1  # version of the order in which the rows are shuffled
     judged: bool = True  # false: a signal came before the evaluation that was due at this step
+    columns: dict[str, RawColumn] = field(default_factory=dict)  # of data.train; empty before they were kept
 
 
 def versions() -> dict[str, str]:

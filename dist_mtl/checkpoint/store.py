@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from dist_mtl.checkpoint.index import fill, read_index
 from dist_mtl.checkpoint.staging import Staging, complete
 from dist_mtl.config import Config
 from dist_mtl.data import order
+from dist_mtl.data.column_class import Columns, RawColumn
 from dist_mtl.data.files.quarantine import Lost
 from dist_mtl.errors import CheckpointError, DamagedCommitError, NonFiniteError
 from dist_mtl.parallel.held import held
@@ -124,6 +126,22 @@ def newest_description(run_dir: str | Path) -> Commit | None:
     return None
 
 
+def columns_of_run(run_dir: str | Path) -> dict[str, RawColumn]:
+    """Every raw column of the dataset that a run was trained on, by name, in its order.
+
+    Raises CheckpointError: the run has no checkpoint, or only such as were made before columns were kept.
+    """
+    commit = newest_description(run_dir)
+    if commit is None:
+        raise CheckpointError(f"{run_dir}: no complete checkpoint in it; train first, or correct the path")
+    if not commit.columns:
+        raise CheckpointError(
+            f"{run_dir}: its checkpoints were made by an earlier version, which did not keep the types of the columns; "
+            f"name the dataset that it was trained on"
+        )
+    return commit.columns
+
+
 def verify(folder: Path, rt: Runtime) -> None:
     """Every byte of a commit against its checksums, each file by one rank. Collective.
 
@@ -168,6 +186,7 @@ def publish(
     config: Config,
     manifest: str,
     rt: Runtime,
+    columns: Columns = MappingProxyType({}),
 ) -> tuple[Path, list[str]]:
     """Make the commit complete; its folder, and warnings. `write` writes this rank's part, or tells how that went.
     Collective.
@@ -190,6 +209,7 @@ def publish(
         tested=progress.tested,
         judged=progress.judged,
         order=order.VERSION,
+        columns=dict(columns),
     )
     try:
         sums = rt.all_ranks(write)

@@ -119,7 +119,7 @@ def _question(
             f"predict the same can be compared"
         )
     folder = data or _test_set(a, b, runs)
-    dataset = Dataset.open_to_score(folder, a, (), labelled=True)
+    dataset, _ = (Dataset.open_to_score(folder, t.config, (), labelled=True, trained_on=t.on) for t in pair)
     groups = {name: _column(name, a, b) for name in dict.fromkeys((*a.metrics.groups, *b.metrics.groups))}
     if by is None:
         by = next(iter(groups), "")

@@ -14,7 +14,9 @@ import pyarrow as pa
 
 from dist_mtl.config import Config
 from dist_mtl.data.batch import Batch, Carried, collate
+from dist_mtl.data.column_class import TrainedOn, columns_of
 from dist_mtl.data.features.encode import Encoder, Rows
+from dist_mtl.data.features.same_ids import check_same_ids
 from dist_mtl.data.files import manifest as manifests
 from dist_mtl.data.files.folder import Folder
 from dist_mtl.data.files.manifest import Manifest
@@ -36,6 +38,7 @@ class Dataset:
 
     folder: Folder
     manifest: Manifest
+    schema: pa.Schema  # of the files' columns, then of the partitions
     encoder: Encoder
     order: Order | Partitions | InFileOrder
     carry: tuple[str, ...] = ()  # columns that travel with the batches; in file order only
@@ -51,23 +54,30 @@ class Dataset:
         order = Order(*_steps(manifest, config), config.seed, shuffle)
         if config.data.stream is not None:
             order = streamed(order, manifest, config.data.stream, folder)
-        return cls(Folder.of(folder), manifest, Encoder(config), order, quarantine=config.data.quarantine)._checked()
+        schema, encoder = manifests.arrow_schema(folder, manifest), Encoder(config)
+        return cls(Folder.of(folder), manifest, schema, encoder, order, quarantine=config.data.quarantine)._checked()
 
     @classmethod
-    def open_to_score(cls, folder: str, config: Config, carry: Sequence[str], labelled: bool) -> "Dataset":
+    def open_to_score(
+        cls, folder: str, config: Config, carry: Sequence[str], labelled: bool, trained_on: TrainedOn | None = None
+    ) -> "Dataset":
         """To score, in the order of the files. `carry`: columns that go along. Not `labelled`: labels may be absent.
 
-        Raises DataError as `open` does.
+        Raises DataError as `open` does, and for ids of another class than in the rows that were `trained_on`.
         """
         manifest = manifests.read(folder)
         labelled = labelled or any(label in manifest.schema for label in config.data.labels)
         encoder, order = Encoder(config, labelled), InFileOrder(*_steps(manifest, config))
-        return cls(Folder.of(folder), manifest, encoder, order, tuple(dict.fromkeys(carry)))._checked()
+        schema = manifests.arrow_schema(folder, manifest)
+        dataset = cls(Folder.of(folder), manifest, schema, encoder, order, tuple(dict.fromkeys(carry)))._checked()
+        if trained_on is not None:
+            check_same_ids(config, trained_on, schema, source=str(folder))
+        return dataset
 
-    @cached_property
-    def schema(self) -> pa.Schema:
-        """The Arrow schema, from the first file's footer: its columns, then the partitions."""
-        return manifests.arrow_schema(self.folder, self.manifest)
+    @property
+    def trained_on(self) -> TrainedOn:
+        """What other rows are compared with, once these are trained."""
+        return TrainedOn(str(self.folder), columns_of(self.schema))
 
     @cached_property
     def blocks(self) -> tuple[Block, ...]:

@@ -21,6 +21,7 @@ from dist_mtl.describe.leaks import Signal, signals
 from dist_mtl.describe.look import BUCKETS, LONGEST, columns_of, sample_of
 from dist_mtl.describe.outcomes import Outcomes, check_labels
 from dist_mtl.describe.seen import Seen
+from dist_mtl.describe.trained import other_ids
 from dist_mtl.errors import DataError
 
 QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
@@ -161,8 +162,9 @@ def _outcomes(wish: Wish, schema: pa.Schema) -> Outcomes:
 def _unfit(wish: Wish, schema: pa.Schema) -> tuple[str, ...]:
     if wish.config is None:
         return ()
+    problems = list(other_ids(wish.config, schema, wish.folder))
     try:
         Encoder(wish.config).check_schema(schema, wish.folder)
     except DataError as error:
-        return tuple(str(error).splitlines())
-    return ()
+        problems += str(error).splitlines()
+    return tuple(problems)
