@@ -1,6 +1,8 @@
 """The verbs of `launch/convert.py`: their options, and the converters behind them with a progress bar."""
 
 import argparse
+import os
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,9 +15,13 @@ from dist_mtl.cli import Parser, count
 from dist_mtl.data.convert import aliccp, aliexpress, criteo, movielens, tabular
 from dist_mtl.data.convert.lines import bytes_of
 from dist_mtl.data.convert.parts import OnProgress
+from dist_mtl.data.convert.split import TRAIN
 from dist_mtl.data.convert.tally import Tally
 from dist_mtl.data.files.manifest import Manifest
 from dist_mtl.data.workers import cores
+from dist_mtl.describe import terminal
+from dist_mtl.describe.description import Wish
+from dist_mtl.describe.suggestion import save, suggestion
 from dist_mtl.errors import ConfigError
 
 
@@ -81,6 +87,7 @@ def add_csv(sources: "argparse._SubParsersAction[Parser]") -> None:
     table.add_argument("--test", action="append", default=[], metavar="FILE", help="files with the test rows")
     table.add_argument("--test-share", type=float, help="share of the values of --split-by (default 0.2)")
     add_validation(table, "values of --split-by")
+    table.add_argument("--suggest", metavar="FILE", help="write a configuration to train by, as describe does")
 
 
 def add_out(verb: Parser) -> None:
@@ -130,14 +137,23 @@ def convert_criteo(arguments: argparse.Namespace) -> None:
 
 
 def convert_csv(arguments: argparse.Namespace) -> None:
-    """The `csv` verb: convert, then print a configuration to start from."""
+    """The `csv` verb: convert, then suggest a configuration to start from."""
     source, split = csv_of(arguments), split_of(arguments)
+    if arguments.suggest is not None and os.path.lexists(arguments.suggest):  # before hours of work
+        raise ConfigError(f"{arguments.suggest}: it is there already; choose with --suggest a file that is not")
     with progress([*source.paths, *split.test_paths]) as on_progress:
         made = tabular.convert(source, split, arguments.out, arguments.jobs, on_progress)
     tell_all(arguments.out, made.datasets, made.tally)
-    print()
-    folders = {name: str(Path(arguments.out) / name) for name in made.datasets}
-    print(made.profile.config(folders["train"], folders.get("test"), folders.get("validation")))
+    suggest(str(Path(arguments.out) / TRAIN), arguments.suggest, arguments.jobs)
+
+
+def suggest(train: str, path: str | None, jobs: int) -> None:
+    """Write the configuration that `describe --suggest` would; without a file to write it to, say how to get it."""
+    if path is None:
+        print(f"next: python launch/describe.py {shlex.quote(train)} --suggest mine.toml")
+        return
+    save(suggestion(terminal.described(Wish(train, ranks=jobs))), path)
+    print(f"configuration in {path}; next: python launch/train.py {shlex.quote(path)}")
 
 
 def csv_of(arguments: argparse.Namespace) -> tabular.Csv:

@@ -4,18 +4,15 @@ Reads every row once, in bounded memory, on all cores. Against a CONFIG it also 
 what the features expect. Ends with a configuration to start from.
 """
 
-from pathlib import Path
-
 from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from dist_mtl.cli import Parser, add_overrides, count, run
 from dist_mtl.config.file import load
 from dist_mtl.data.workers import cores
 from dist_mtl.describe import page, terminal
-from dist_mtl.describe.description import Description, Wish, describe
+from dist_mtl.describe.description import Wish
 from dist_mtl.describe.findings import has_bad
-from dist_mtl.describe.suggestion import suggestion
+from dist_mtl.describe.suggestion import save, suggestion
 from dist_mtl.errors import ConfigError, DataError
 
 
@@ -30,7 +27,7 @@ def main() -> None:
     if arguments.no_funnel and labels is None:
         raise ConfigError("--no-funnel: it is said of --labels, and there are none; a CONFIG has data.funnel")
     wish = Wish(arguments.data, config, labels, not arguments.no_funnel, arguments.day, arguments.ranks)
-    description = with_progress(wish)
+    description = terminal.described(wish)
     terminal.show(description, Console())
     if arguments.suggest is not None:
         save(suggestion(description), arguments.suggest)
@@ -54,24 +51,6 @@ def parser() -> Parser:
     parser.add_argument("--strict", action="store_true", help="exit 65 if anything would stop or spoil the training")
     parser.add_argument("--ranks", type=count, default=cores(), help="processes (default: one a core, %(default)s)")
     return parser
-
-
-def with_progress(wish: Wish) -> Description:
-    """Describe, with a bar of rows on stderr."""
-    columns = *Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True)) as bars:
-        bar = bars.add_task("rows", total=None)
-        return describe(wish, lambda rows: bars.update(bar, total=rows), lambda rows: bars.advance(bar, rows))
-
-
-def save(text: str, path: str) -> None:
-    """Write the suggested configuration; never over a file that is there."""
-    try:
-        with Path(path).open("x", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; choose with --suggest a file that does not exist yet") from None
-    print(f"configuration in {path}; train it with: python launch/train.py {path}")
 
 
 if __name__ == "__main__":

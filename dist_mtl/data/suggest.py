@@ -1,159 +1,112 @@
-"""A configuration to start from, for columns of which a few facts are known: valid as it is, and meant to be edited."""
+"""A suggested configuration as TOML: what was decided about columns, rows and training, in writing."""
 
+import hashlib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
+from dist_mtl.config.file import readable
 from dist_mtl.config.table_rules import table_name_for
 
-UNIQUE = 0.9  # an id that so many of the rows have for themselves tells nothing of later rows
-FEW_ROWS = 100  # below, every column looks so
-# Ids -> dim of their table. Wider tables pay where an id has many rows to learn from; these are common starting points.
-DIMS = ((10, 4), (1_000, 8), (1_000_000, 16))
-WIDEST = 32
-
 
 @dataclass(frozen=True)
-class Facts:
-    """What is known of a column that can be a feature."""
+class Use:
+    """A column as a feature. `rows`, `dim`: of the table that it is looked up in."""
 
     kind: Literal["id", "bag", "dense", "bucket"]
+    keys: tuple[str, ...] = ()  # further keys of the feature, as TOML
     rows: int = 0
-    nulls: int = 0
-    cardinality: int = 0  # of ids, or of the ids in the lists
-    closed: int = 0  # > 0: the ids are 0 ... closed - 1, nearly all of them seen
-    max_length: int = 0  # of a bag
-    standard: tuple[bool, float, float] = (False, 0.0, 1.0)  # (log, mean, std) of a number
-    boundaries: tuple[float, ...] = ()  # of a number that is looked up by bucket
+    dim: int = 0
     remark: str = ""
-    out: str = ""  # why it is no feature
 
     @property
-    def reason_out(self) -> str:
-        """Why it is no feature, or an empty string."""
-        if self.out or self.nulls < self.rows:
-            if self.out or self.kind in ("dense", "bucket"):
-                return self.out
-            if self.cardinality < 2:
-                return "one value only"
-            each = self.kind == "id" and self.cardinality > UNIQUE * self.rows and self.rows > FEW_ROWS
-            return "nearly every row has a value of its own" if each else ""
-        return "always null"
+    def suffix(self) -> str:
+        """Of its name, where a column is used in several ways."""
+        return {"bucket": "_bucket", "dense": "_number"}.get(self.kind, "")
 
 
 @dataclass(frozen=True)
-class Sources:
-    """Where the rows are and what their labels are; `broken`: the rows that break the funnel."""
+class Suggested:
+    """All that a configuration says. `uses`: column -> its features; `left_out`: column -> why it has none."""
 
+    uses: Mapping[str, tuple[Use, ...]]
+    left_out: Mapping[str, str]
     train: str
-    test: str | None
+    held_out: Mapping[str, str]  # `validation`, `test` -> folder
     labels: tuple[str, ...]
-    validation: str | None = None
-    funnel: bool = True
-    broken: int = 0
-    note: str = ""  # what was counted
+    name: str  # of the dataset, for run.dir
+    data: tuple[str, ...] = ()  # further lines of [data]
+    notes: tuple[str, ...] = ()  # comments at the top
+    settings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # section -> its lines
 
 
-def config(columns: Mapping[str, Facts], sources: Sources) -> str:
-    """The configuration as TOML. Columns whose facts speak against them are named in a comment."""
-    names, used = _feature_names(columns), set()
-    tables, features, left_out = [], [], []
-    for column, facts in columns.items():
-        if facts.reason_out:
-            left_out.append(f"{column}: {facts.reason_out}")
-            continue
-        name = names[column]
-        table = table_name_for(name, used | ({*names.values()} - {name}))  # `items` -> `items_`
-        if facts.kind == "bucket":
-            name = table  # it makes the table of its own name
-        if facts.kind != "dense":
-            used.add(table)
-        origin = "" if name == column else f"column = {json.dumps(column)}"
-        remark = f"  # {facts.remark}" if facts.remark else ""
-        features.append(f"{name} = {{ {_inside(facts, origin, '' if name == table else table)} }}{remark}")
-        if facts.kind in ("id", "bag"):
-            rows = facts.closed or table_rows(facts.cardinality)
-            tables.append(f"{table} = {{ rows = {rows}, dim = {dim_of(rows)} }}  # about {facts.cardinality:,} ids")
-    lines = [*_head(sources, left_out), "\n[tables]", *tables, "\n[features]", *features, *_tail(sources)]
-    return "\n".join(lines) + "\n"
-
-
-def table_rows(ids: int) -> int:
-    """Rows for so many ids: 16 times as many while that is cheap (6 % of the ids share one), else twice (39 %)."""
-    rows = max(16, ids * (16 if ids <= 1_000 else 4 if ids <= 100_000 else 2))
-    scale = 10 ** max(0, len(str(rows)) - 2)
-    return -(-rows // scale) * scale
-
-
-def dim_of(rows: int) -> int:
-    """The dim of a table of so many rows."""
-    return next((dim for most, dim in DIMS if rows <= most), WIDEST)
-
-
-def standard_of(count: int, sums: tuple[float, float, float, float], largest: float) -> tuple[bool, float, float]:
-    """(log, mean, std): how to standardise a number, by its logarithm if it is heavy-tailed.
-
-    `sums`: of x, x**2, f(x), f(x)**2 over `count` values, f = sign(x) log(1 + |x|); `largest`: of |x|.
-    """
-    mean, square, log_mean, log_square = (x / max(1, count) for x in sums)
-    std = max(square - mean**2, 0.0) ** 0.5
-    if std and (largest - abs(mean)) / std > 10:  # a normal column of 10**9 rows reaches 6
-        return True, log_mean, max(log_square - log_mean**2, 1e-12) ** 0.5
-    return False, mean, std or 1.0
-
-
-def infinities(count: int) -> str:
-    """Why a number with so many infinities is no feature as it is; nothing if it has none."""
-    return f"{count:,} values are infinite; set `clip`" if count else ""
-
-
-def _inside(facts: Facts, origin: str, table: str) -> str:
-    """The keys of a feature."""
-    parts = [f'kind = "{facts.kind}"', origin]
-    match facts.kind:
-        case "bucket":
-            parts.append(f"boundaries = [{', '.join(repr(float(b)) for b in facts.boundaries)}]")
-        case "dense":
-            log, mean, std = facts.standard
-            parts.append(f"{'log = true, ' * log}mean = {mean:.6g}, std = {std:.6g}")
-        case _:
-            parts.append(f'table = "{table}"' if table else "")
-            parts.append('policy = "reject"' if facts.closed else "")
-            parts.append(f"max_length = {facts.max_length}" if facts.kind == "bag" and facts.max_length else "")
-    return ", ".join(part for part in parts if part)
-
-
-def _head(sources: Sources, left_out: list[str]) -> list[str]:
-    labels = sources.labels
-    broken = bool(sources.funnel and sources.broken)
-    return [
-        "# Suggested from the data: edit at will. Integers became ids: make counts and amounts kind = 'dense'.",
-        *([f"# {sources.note}"] if sources.note else []),
-        *(f"# Left out: {reason}" for reason in left_out),
-        "\n[run]",
-        'dir = "runs/mine"',
+def toml(of: Suggested) -> str:
+    """The text. Its run.dir is a function of everything else in it: another dataset or choice, another folder."""
+    names, tables, features = _names(of.uses), [], []
+    for (column, number), name in names.items():
+        use = of.uses[column][number]
+        table = _table(name, use, names.values())
+        parts = [f'kind = "{use.kind}"', f"column = {quoted(column)}" if name != column else ""]
+        if use.kind in ("id", "bag"):
+            tables.append(f"{table} = {{ {_table_keys(use)} }}")
+            parts.append(f'table = "{table}"' if table != name else "")
+        remark = f"  # {readable(use.remark)}" if use.remark else ""
+        features.append(f"{name} = {{ {', '.join(part for part in (*parts, *use.keys) if part)} }}{remark}")
+    body = [
         "\n[data]",
-        f"train = {json.dumps(sources.train)}",
-        f"test = {json.dumps(sources.test)}" if sources.test else '# test = "..."',
-        *([f"validation = {json.dumps(sources.validation)}"] if sources.validation else []),
-        f"labels = {json.dumps(list(labels))}",
-        *([f'violations = "drop"  # {sources.broken:,} rows break the funnel'] * broken),
-        *(["funnel = false  # no label implies another", "\n[model]", 'head = "independent"'] * (not sources.funnel)),
+        f"train = {quoted(of.train)}",
+        *(f"{key} = {quoted(folder)}" for key, folder in of.held_out.items()),
+        f"labels = [{', '.join(map(quoted, of.labels))}]",
+        *of.data,
+        *(["\n[tables]", *tables] if tables else []),
+        "\n[features]",
+        *features,
+        *(line for section, lines in of.settings.items() for line in (f"\n[{section}]", *lines)),
     ]
+    head = ["Suggested from the data: a start, to be edited.", *of.notes]
+    head += [f"Left out: {column}: {why}" for column, why in of.left_out.items()]
+    digest = hashlib.sha256("\n".join([of.name, *of.notes, *body]).encode()).hexdigest()[:8]
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", "_", of.name).strip("._")[:60] or "mine"
+    run = ["\n[run]", f'dir = "runs/{plain}-{digest}"']
+    return "\n".join([*(f"# {readable(line)}" for line in head), *run, *body]) + "\n"
 
 
-def _tail(sources: Sources) -> list[str]:
-    return ["\n[train]", "evaluate_every_rows = 1_000_000  # on the validation rows"] if sources.validation else []
+def quoted(text: str) -> str:
+    """A TOML string. JSON's escapes are TOML's, but for DEL, and for the pairs that JSON makes of later characters."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007F")
 
 
-def _feature_names(columns: Mapping[str, Facts]) -> dict[str, str]:
-    """Column -> a name that TOML takes without quotes; two columns never get one name."""
-    names: dict[str, str] = {}
-    for column in columns:
-        plain = re.sub(r"[^A-Za-z0-9_]", "_", column) or "_"
-        while plain in names.values() or (plain != column and plain in columns):
-            plain += "_"
-        names[column] = plain
+def _names(uses: Mapping[str, tuple[Use, ...]]) -> dict[tuple[str, int], str]:
+    """(column, number of the use) -> a name that TOML takes without quotes; no two are equal.
+
+    A column's only feature has the column's name, if that can be, so that it needs no `column`.
+    """
+    keep = {column for column in uses if re.fullmatch(r"[A-Za-z0-9_]+", column)}
+    names: dict[tuple[str, int], str] = {}
+    for column, several in uses.items():
+        for number, use in enumerate(several):
+            name = column if column in keep and not number else _free(column, use if number else None, keep, names)
+            if use.kind == "bucket":  # it makes the table of its own name
+                others = {*names.values(), *keep - {name}}
+                name = table_name_for(name, others)
+            names[column, number] = name
     return names
+
+
+def _free(column: str, use: Use | None, keep: Collection[str], names: Mapping[tuple[str, int], str]) -> str:
+    name = (re.sub(r"[^A-Za-z0-9_]", "_", column) or "_") + (use.suffix if use else "")
+    while name in keep or name in names.values():
+        name += "_"
+    return name
+
+
+def _table(name: str, use: Use, names: Collection[str]) -> str:
+    """The table of a feature: of its name where a table can have it, and no other feature has."""
+    return table_name_for(name, {*names} - {name}) if use.kind in ("id", "bag") else ""
+
+
+def _table_keys(use: Use) -> str:
+    pooling = ', pooling = "mean"' if use.kind == "bag" else ""
+    return f"rows = {use.rows}, dim = {use.dim}{pooling}"

@@ -12,7 +12,9 @@ from dist_mtl.data.features.encode import Encoder
 from dist_mtl.data.files import manifest as manifests
 from dist_mtl.data.files.folder import Folder
 from dist_mtl.data.files.manifest import Manifest
+from dist_mtl.data.marks import labels_of
 from dist_mtl.describe import tables
+from dist_mtl.describe.beside import Beside, look_at, places
 from dist_mtl.describe.counts import Counts, Plan
 from dist_mtl.describe.days import day_of, find_day
 from dist_mtl.describe.drift import Day, days_of
@@ -29,7 +31,10 @@ QUANTILES = (0.01, 0.25, 0.5, 0.75, 0.99)
 
 @dataclass(frozen=True)
 class Wish:
-    """What to describe, and as what. `labels`, `day` None: those of the configuration, else what has such a name."""
+    """What to describe, and as what.
+
+    `labels`, `day` None: those of the configuration; else the labels that a converter marked, else by usual names.
+    """
 
     folder: str
     config: Config | None = None
@@ -48,6 +53,7 @@ class Description:
     counts: Counts = field(repr=False)
     config: Config | None
     unfit: tuple[str, ...]
+    beside: dict[str, Beside] = field(default_factory=dict, repr=False)  # the held-out datasets: validation, test
 
     @property
     def outcomes(self) -> Outcomes:
@@ -105,7 +111,8 @@ def describe(wish: Wish, on_start: OnRows | None = None, on_rows: OnRows | None 
         day = find_day(schema, manifest.partitions, sample)
     del sample
     counts = gather(folder, manifest, Plan(columns, outcomes, day), wish.ranks, on_rows)
-    return Description(wish.folder, manifest, counts, wish.config, _unfit(wish, schema))
+    beside = look_at(_held_out(wish), columns, outcomes, wish.ranks)
+    return Description(wish.folder, manifest, counts, wish.config, _unfit(wish, schema), beside)
 
 
 def quantile(seen: Seen, share: float) -> float | None:
@@ -155,8 +162,16 @@ def _outcomes(wish: Wish, schema: pa.Schema) -> Outcomes:
         return check_labels(wish.labels, wish.funnel, schema, source)
     if wish.config is not None:
         return check_labels(wish.config.data.labels, wish.config.data.funnel, schema, source)
+    if (marks := labels_of(schema)) is not None:
+        return check_labels(*marks, schema, source)
     usual: Sequence[str] = DataConfig.model_fields["labels"].default
     return check_labels([name for name in usual if name in schema.names], True, schema, source)
+
+
+def _held_out(wish: Wish) -> dict[str, str]:
+    """The held-out datasets of the configuration; those that it does not name, from beside the train folder."""
+    named = {} if wish.config is None else {"validation": wish.config.data.validation, "test": wish.config.data.test}
+    return places(wish.folder) | {name: place for name, place in named.items() if place is not None}
 
 
 def _unfit(wish: Wish, schema: pa.Schema) -> tuple[str, ...]:

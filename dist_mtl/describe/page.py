@@ -5,7 +5,7 @@ from pathlib import Path
 from dist_mtl.describe import told
 from dist_mtl.describe.description import Description
 from dist_mtl.describe.findings import findings
-from dist_mtl.describe.suggestion import suggestion
+from dist_mtl.describe.suggestion import shown
 from dist_mtl.errors import ConfigError
 from dist_mtl.report.blocks import Block, Cell, Code, Figures, Finding, Section, Table, Tile, Tone
 from dist_mtl.report.charts import Bar, bars
@@ -91,6 +91,6 @@ def _charts(d: Description) -> Figures:
 
 
 def _suggested(d: Description) -> Section:
-    lines = tuple(suggestion(d).splitlines())
+    lines = tuple(shown(d).splitlines())
     lede = "Save it, edit it, and train: python launch/train.py mine.toml"
     return Section("config", "A configuration to start from", (Code("Show it", lines),), lede)

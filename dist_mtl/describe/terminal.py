@@ -4,16 +4,25 @@ from collections.abc import Iterator, Sequence
 
 from rich import box
 from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from dist_mtl.describe import told
-from dist_mtl.describe.description import Description
+from dist_mtl.describe.description import Description, Wish, describe
 from dist_mtl.describe.findings import findings
-from dist_mtl.describe.suggestion import suggestion
+from dist_mtl.describe.suggestion import shown
 
 STYLE = {"bad": "bold red", "look": "yellow", "good": "green", "plain": ""}
 MARK = {"bad": "✗", "look": "!", "good": "✓", "plain": "·"}
+
+
+def described(wish: Wish) -> Description:
+    """Describe, with a bar of rows on stderr."""
+    columns = *Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        bar = bars.add_task("rows", total=None)
+        return describe(wish, lambda rows: bars.update(bar, total=rows), lambda rows: bars.advance(bar, rows))
 
 
 def show(description: Description, console: Console) -> None:
@@ -27,7 +36,7 @@ def show(description: Description, console: Console) -> None:
         if table.note:
             console.print(Text(table.note, style="dim"))
     console.print("\nA configuration to start from:", style="bold")
-    console.print(suggestion(description), markup=False, highlight=False, soft_wrap=True)
+    console.print(shown(description), markup=False, highlight=False, soft_wrap=True)
 
 
 def _table(

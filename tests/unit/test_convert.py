@@ -16,9 +16,11 @@ from dist_mtl.cli import Parser
 from dist_mtl.config.file import parse
 from dist_mtl.convert_command import add_csv, csv_of, split_of
 from dist_mtl.data.convert import lines, tabular
-from dist_mtl.data.convert.profile import Profile
-from dist_mtl.data.distinct import KEPT as SKETCH
+from dist_mtl.data.distinct import KEPT, Distinct, hashes_of
 from dist_mtl.data.files import manifest
+from dist_mtl.data.files.writer import write_dataset
+from dist_mtl.describe.description import Wish, describe
+from dist_mtl.describe.suggestion import suggestion
 from dist_mtl.errors import ConfigError, DataError
 from tests.samples import rows_of
 
@@ -63,7 +65,6 @@ def test_csv_becomes_two_datasets_that_hold_every_row_once(tmp_path: Path) -> No
     first = (tmp_path / "a.csv").read_text().splitlines()[1].split(",")
     both = pa.concat_tables([train, test]).sort_by("request id").slice(0, 1).to_pylist()[0]
     assert both["tags"] == [t for t in first[4].split("|") if t] and both["user"] == first[0]
-    assert made.profile.rows == train.num_rows and made.profile.clicks == sum(train["clicked"].to_pylist())
 
 
 def test_csv_blocks_do_not_change_the_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,44 +88,50 @@ def test_csv_reads_gzip_tabs_and_test_files_of_their_own(tmp_path: Path) -> None
     assert alone.test is None and not (tmp_path / "alone/test").exists()
 
 
+def suggested(folder: Path) -> str:
+    """What `describe FOLDER/train --suggest` writes."""
+    return suggestion(describe(Wish(str(folder / "train"))))
+
+
 def test_csv_suggests_a_configuration_that_loads(tmp_path: Path) -> None:
     path = clicks(tmp_path / "a.csv", rows=6_000)
-    made = tabular.convert(tabular.Csv((path,), **CSV), tabular.Split(by="user"), tmp_path / "out")
-    config = parse(tomllib.loads(made.profile.config("out/train", "out/test")))
-    assert config.data.labels == ("clicked", "bought") and config.data.train == "out/train"
+    tabular.convert(tabular.Csv((path,), **CSV), tabular.Split(by="user", validation=0.1), tmp_path / "out")
+    text = suggested(tmp_path / "out")
+    config = parse(tomllib.loads(text))
+    assert config.data.labels == ("clicked", "bought") and config.data.train == str(tmp_path / "out/train")
+    assert config.data.test == str(tmp_path / "out/test") and config.data.validation == str(tmp_path / "out/validation")
     kinds = {name: feature.kind for name, feature in config.features.items()}
-    assert kinds == {"user": "id", "ad": "id", "score": "dense", "amount": "dense", "tags": "bag", "day": "id"}
+    assert kinds["ad"] == "id" and kinds["score"] == kinds["amount"] == "dense" and kinds["tags"] == "bag"
     assert config.features["amount"].log and not config.features["score"].log
-    assert config.features["score"].std == pytest.approx(1, abs=0.1)
     assert config.tables["ad"].rows >= 900 and config.tables["tags"].rows >= 30
     assert config.features["tags"].max_length == 3
-    assert "request id: nearly every row has a value of its own" in made.profile.config("a", None)
+    assert not {"user", "day", "request_id"} & kinds.keys()  # split by it; tells the time; unique a row
+    assert "request id: nearly every row has a value of its own" in text and "user: its values are not those of" in text
 
 
-def test_suggested_names_are_valid_and_distinct() -> None:
-    profile = Profile(labels=("c", "v"))
-    label = pa.array([0, 1, 0, 1], pa.int8())
-    names = ["a.b", "a b", "a_b", 'q"x', "größe"]
-    profile.add(pa.table({name: [1, 2, 1, 2] for name in names} | {"c": label, "v": label}))
-    config = parse(tomllib.loads(profile.config("t", None)))
-    assert sorted(feature.column or name for name, feature in config.features.items()) == sorted(names)
+def test_suggested_names_are_valid_and_distinct(tmp_path: Path) -> None:
+    names = ["a.b", "a b", "a_b", 'q"x', "größe", "", "line\nend", "del\x7f", "😀", "kind", "a_b_number"]
+    columns = {name: pa.array([1, 2] * 20) for name in names} | {"n": np.arange(40) / 7, "n_bucket": [1, 2] * 20}
+    table = pa.table(columns | {"c": [0, 0, 1, 1] * 10, "v": [0, 0, 1, 0] * 10})
+    write_dataset(tmp_path / "train", [table])
+    config = parse(tomllib.loads(suggestion(describe(Wish(str(tmp_path / "train"), labels=("c", "v"))))))
+    assert {feature.column or name for name, feature in config.features.items()} == {*columns} - {""}
 
 
 def test_cardinality_is_exact_below_the_sketch_and_close_above() -> None:
-    for distinct in (100, SKETCH - 1, 300_000):
-        profile = Profile(labels=("c", "v"))
-        zero = pa.array(np.zeros(distinct, np.int8))
+    for distinct in (100, KEPT - 1, 300_000):
+        seen = Distinct()
         for _ in range(2):
-            profile.add(pa.table({"id": np.arange(distinct) * 977, "c": zero, "v": zero}))
-        error = 0.05 if distinct > SKETCH else 0
-        assert profile.columns["id"].cardinality == pytest.approx(distinct, rel=error)
+            seen.add(hashes_of(pa.array(np.arange(distinct) * 977)))
+        assert seen.count == pytest.approx(distinct, rel=0.05 if distinct > KEPT else 0)
 
 
 def test_a_conversion_without_a_click_is_kept_counted_and_answered_by_a_policy(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.csv", "x,c,v\n1,0,1\n2,1,1\n3,0,0\n")
+    path = write(tmp_path / "a.csv", "x,c,v\n" + "1,0,1\n" + "2,1,1\n1,0,0\n1,1,0\n2,1,0\n2,0,0\n" * 20)
     made = tabular.convert(tabular.Csv((path,), "c", "v"), tabular.Split(), tmp_path / "out")
-    assert made.train.num_rows == 3 and made.profile.violations == 1
-    assert parse(tomllib.loads(made.profile.config("t", None))).data.violations == "drop"
+    [(count, first)] = made.tally.notes.values()
+    assert made.train.num_rows == 101 and count == 1 and str(first).endswith("line 2")
+    assert parse(tomllib.loads(suggested(tmp_path / "out"))).data.violations == "drop"
 
 
 @pytest.mark.parametrize(
@@ -180,18 +187,16 @@ def test_a_line_end_in_quotes_is_refused_wherever_blocks_end(
 
 def test_quotes_hide_separators_and_nothing_between_two_is_no_id(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", 'x,n,c,v\n"a,|b|",1,0,0\n|,2,1,0\n,3,0,0\n"a ""q""||c",4,0,0\n')
-    made = tabular.convert(tabular.Csv((path,), "c", "v", bags={"x": "|"}), tabular.Split(), tmp_path / "out")
+    tabular.convert(tabular.Csv((path,), "c", "v", bags={"x": "|"}), tabular.Split(), tmp_path / "out")
     assert rows_of(tmp_path / "out/train")["x"].to_pylist() == [["a,", "b"], [], [], ['a "q"', "c"]]
-    assert made.profile.columns["x"].values == 4
 
 
 def test_infinities_leave_the_suggestion_valid(tmp_path: Path) -> None:
-    text = "".join(f"{i / 7},{i % 30},0,0\n" for i in range(200))
-    path = write(tmp_path / "a.csv", "x,id,c,v\n" + text + "inf,1,1,0\n-inf,1,1,0\n")
-    made = tabular.convert(tabular.Csv((path,), "c", "v"), tabular.Split(), tmp_path / "out")
-    suggested = made.profile.config("t", None)
-    assert list(parse(tomllib.loads(suggested)).features) == ["id"]
-    assert "x: 2 values are infinite; set `clip`" in suggested and made.profile.columns["x"].largest < 30
+    text = "".join(f"{i / 7},{i % 30},{i % 4 // 3},0\n" for i in range(200))
+    path = write(tmp_path / "a.csv", "x,id,c,v\n" + text + "inf,1,1,0\n-inf,1,1,1\n")
+    tabular.convert(tabular.Csv((path,), "c", "v"), tabular.Split(), tmp_path / "out")
+    features = parse(tomllib.loads(suggested(tmp_path / "out"))).features
+    assert features["x"].clip == (0.0, 199 / 7) and "id" in features
 
 
 def test_validation_rows_come_out_of_train_and_share_no_user(tmp_path: Path) -> None:
@@ -205,14 +210,15 @@ def test_validation_rows_come_out_of_train_and_share_no_user(tmp_path: Path) -> 
     assert made.test.digest == plain.test.digest
     users = [set(table["user"].to_pylist()) for table in rows.values()]
     assert not users[0] & users[1] and not users[0] & users[2] and not users[1] & users[2]
-    assert made.profile.rows == rows["train"].num_rows < plain.train.num_rows
-    config = parse(tomllib.loads(made.profile.config("t", None, "v")))
-    assert config.data.validation == "v" and config.evaluation_steps
+    assert rows["train"].num_rows < plain.train.num_rows
+    config = parse(tomllib.loads(suggested(tmp_path / "out")))
+    assert config.data.validation == str(tmp_path / "out/validation") and config.evaluation_steps
 
 
 def test_a_file_without_a_header_and_labels_by_their_text(tmp_path: Path) -> None:
     """The form of the census files: names from the side, spaces after commas, a label that is a text."""
-    text = "73, Not in universe, Widowed, - 50000.\n58, Private, Never married, 50000+.\n"
+    text = "73, Not in universe, Widowed, - 50000.\n58, Private, Never married, 50000+.\n71, x, Never married, -\n"
+    text += "58, Private, Widowed, 50000+.\n"
     path = write(tmp_path / "census.data", text)
     source = tabular.Csv(
         (path,), "income", "marital", names=("age", "class", "marital", "income"),
@@ -220,8 +226,9 @@ def test_a_file_without_a_header_and_labels_by_their_text(tmp_path: Path) -> Non
     )  # fmt: skip
     made = tabular.convert(source, tabular.Split(), tmp_path / "out")
     rows = rows_of(tmp_path / "out/train").to_pylist()
-    assert [(r["income"], r["marital"], r["age"]) for r in rows] == [(0, 0, 73), (1, 1, 58)]
-    config = parse(tomllib.loads(made.profile.config("t", None)))
+    labels = [(r["income"], r["marital"], r["age"]) for r in rows]
+    assert labels == [(0, 0, 73), (1, 1, 58), (0, 1, 71), (1, 0, 58)]
+    config = parse(tomllib.loads(suggested(tmp_path / "out")))
     assert not config.data.funnel and config.model.head == "independent" and not made.tally.notes
 
 
@@ -271,15 +278,16 @@ def run_script(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=60)
 
 
-def test_the_script_converts_a_csv_and_lists_it_again(tmp_path: Path) -> None:
-    path = clicks(tmp_path / "a.csv", rows=500)
-    labels = ["--click", "clicked", "--conversion", "bought"]
-    done = run_script("csv", path, tmp_path / "out", *labels, "--bag", "tags:|", "--id", "ad", "--split-by", "user")
+def test_the_script_converts_a_csv_suggests_as_describe_does_and_lists_it_again(tmp_path: Path) -> None:
+    path, train, mine = clicks(tmp_path / "a.csv", rows=500), tmp_path / "out/train", tmp_path / "mine.toml"
+    options = ["--click", "clicked", "--conversion", "bought", "--bag", "tags:|", "--id", "ad", "--split-by", "user"]
+    done = run_script("csv", path, tmp_path / "out", *options, "--suggest", mine)
     assert done.returncode == 0, done.stderr
-    listed, _, suggested = done.stdout.partition("\n\n")
-    assert str(tmp_path / "out/test") in listed and "rows in 1 file(s), digest" in listed
-    assert parse(tomllib.loads(suggested)).data.test == str(tmp_path / "out/test")
-    train = tmp_path / "out/train"
+    assert str(tmp_path / "out/test") in done.stdout and "rows in 1 file(s), digest" in done.stdout
+    assert parse(tomllib.loads(mine.read_text())).data.test == str(tmp_path / "out/test")
+    assert mine.read_text() == suggested(tmp_path / "out")  # with nothing said of the labels
+    again = run_script("csv", path, tmp_path / "other", *options, "--suggest", mine)
+    assert again.returncode == 64 and "is there already" in again.stderr and not (tmp_path / "other").exists()
     before = manifest.read(train)
     (train / manifest.NAME).unlink()
     done = run_script("manifest", train)

@@ -16,9 +16,11 @@ from dist_mtl.bench.report import entries_of
 from dist_mtl.cli import Parser, count
 from dist_mtl.config.file import MAX_BYTES, parse, read_toml
 from dist_mtl.config.table_rules import TAKEN
-from dist_mtl.data.convert.profile import Profile
 from dist_mtl.data.features.encode import Encoder
 from dist_mtl.data.features.ids import NO_ID
+from dist_mtl.data.files.writer import write_dataset
+from dist_mtl.describe.description import Wish, describe
+from dist_mtl.describe.suggestion import suggestion
 from dist_mtl.errors import ConfigError, DataError
 from tests import samples
 
@@ -90,15 +92,15 @@ def test_a_bucketised_feature_names_a_table_too() -> None:
     assert "features.type:" in said and 'Call it features.type_, with column = "type"' in said
 
 
-def test_a_suggested_configuration_takes_other_names_for_its_tables() -> None:
-    profile = Profile(labels=("c", "v"))
-    label = pa.array([0, 1, 0, 1], pa.int8())
+def test_a_suggested_configuration_takes_other_names_for_its_tables(tmp_path: Path) -> None:
     names = ["type", "type_", "items", "a.items", "2nd", "_x", "plain"]
-    profile.add(pa.table({name: [1, 2, 1, 2] for name in names} | {"c": label, "v": label}))
-    config = parse(tomllib.loads(profile.config("t", None)))
-    assert {feature.column or name for name, feature in config.features.items()} == set(names)
+    columns = {name: [1, 2, 1, 2] * 9 for name in names} | {"buffers": np.arange(36) / 7}
+    write_dataset(tmp_path / "train", [pa.table(columns | {"click": [0, 1, 0, 1] * 9})])
+    config = parse(tomllib.loads(suggestion(describe(Wish(str(tmp_path / "train"))))))
+    assert {feature.column or name for name, feature in config.features.items()} == {*columns}
     assert config.table_of("plain") == "plain" and config.table_of("items") == "items_"
-    assert len({config.table_of(name) for name in config.features}) == len(names)
+    tables = [config.table_of(name) for name in config.features if config.table_of(name)]
+    assert len({*tables}) == len(tables)
 
 
 # -------------------------------------------------------------------------------------------------- values and options

@@ -15,10 +15,10 @@ import pyarrow.csv
 from dist_mtl.data.convert.delimited import Layout, binary, table_of
 from dist_mtl.data.convert.lines import Block, Segment, blocks, first_line, segments
 from dist_mtl.data.convert.parts import Conversion, OnProgress
-from dist_mtl.data.convert.profile import Profile
 from dist_mtl.data.convert.split import TEST, TRAIN, VALIDATION, Shares, entities
 from dist_mtl.data.convert.tally import Tally
 from dist_mtl.data.files.manifest import Manifest
+from dist_mtl.data.marks import marked
 from dist_mtl.errors import ConfigError, DataError
 from dist_mtl.hints import nearest
 
@@ -80,7 +80,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Converted:
-    """The datasets that were written, by name, and what was seen in the train rows."""
+    """The datasets that were written, by name, and what became of the rows."""
 
     datasets: dict[str, Manifest]
     tally: Tally
@@ -97,10 +97,6 @@ class Converted:
     def validation(self) -> Manifest | None:
         return self.datasets.get(VALIDATION)
 
-    @property
-    def profile(self) -> Profile:
-        return self.tally.profile
-
 
 @dataclass(frozen=True)
 class Table:
@@ -113,15 +109,12 @@ class Table:
     shares: Shares
 
     def tally(self) -> Tally:
-        labels = (self.source.click, self.source.conversion)
-        return Tally(profile=Profile(labels, self.source.funnel) if self.name == TRAIN else None)
+        return Tally()
 
     def rows(self, block: Block, tally: Tally) -> dict[str, pa.Table]:
         table = _finish(table_of(block, self.layout), self.source, block)
         tally.read += table.num_rows
         parts = {self.name: table} if self.by is None else self.shares.split(table, entities(table.column(self.by)))
-        if tally.profile is not None:
-            tally.profile.add(parts[TRAIN])
         if self.source.funnel:
             click, conversion = (table.column(n).to_numpy() for n in (self.source.click, self.source.conversion))
             note = f"rows have `{self.source.conversion}` without `{self.source.click}`; kept, data.violations decides"
@@ -209,13 +202,14 @@ def _same_columns(path: str, source: Csv, layout: Layout) -> None:
 
 
 def _finish(table: pa.Table, source: Csv, block: Block) -> pa.Table:
-    """Labels checked (int8), bags split (list<string>; nothing between two separators is no id)."""
-    for label in (source.click, source.conversion):
+    """Labels checked (int8) and marked, bags split (list<string>; nothing between two separators is no id)."""
+    for number, label in enumerate((source.click, source.conversion)):
         place = table.schema.get_field_index(label)
         if (text := source.positive.get(label)) is not None:
             is_text = pc.equal(pc.utf8_trim_whitespace(table.column(label)), text)
             table = table.set_column(place, label, is_text.cast(pa.int8()))  # null stays null, and is refused below
-        table = table.set_column(place, label, pa.array(binary(table, label, block, "label")))
+        checked = pa.array(binary(table, label, block, "label"))
+        table = table.set_column(place, marked(pa.field(label, checked.type), number, source.funnel), checked)
     for bag, separator in source.bags.items():
         table = table.set_column(table.schema.get_field_index(bag), bag, _split(table.column(bag), separator))
     return table

@@ -6,20 +6,18 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dist_mtl.data.convert.lines import Block, Place
-from dist_mtl.data.convert.profile import Profile
 
 
 @dataclass
 class Tally:
     """Counts of one segment, or of several added up in their order.
 
-    `notes`: a sentence -> (how many rows it is true of, where first). `profile`: the train rows, if anyone asks.
+    `notes`: a sentence -> (how many rows it is true of, where first).
     """
 
     read: int = 0
     written: Counter[str] = field(default_factory=Counter)  # rows of each dataset
     notes: dict[str, tuple[int, Place]] = field(default_factory=dict)
-    profile: Profile | None = None
 
     def note(self, sentence: str, rows: np.ndarray, block: Block) -> None:
         """Count the rows of a block where the mask `rows` is set, and keep the first one's place."""
@@ -38,11 +36,6 @@ class Tally:
         self.written += other.written
         for sentence, (count, place) in other.notes.items():
             self.note_at(sentence, count, place)
-        if other.profile is not None:
-            if self.profile is None:
-                self.profile = other.profile
-            else:
-                self.profile.merge(other.profile)
 
     def told(self) -> list[str]:
         """Lines for the user: what became of the rows."""
