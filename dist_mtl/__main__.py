@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Sequence
+from dist_mtl.cli import Parser, run  # first: it holds the descriptors of the standard streams
+from dist_mtl.parallel.world import World
 
-from dist_mtl import doctor
+from dist_mtl import doctor  # isort: skip
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main() -> int:
     """Run one verb and return its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m dist_mtl", description=__doc__)
+    parser = Parser(prog="python -m dist_mtl", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
     verb = verbs.add_parser("doctor", help="say what does not fit together here, and the command that mends it")
@@ -22,16 +21,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb.add_argument("folder", metavar="RUN", help="folder of a run")
     verb.set_defaults(run=lambda arguments: verify(arguments.folder))
 
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_args()
     return arguments.run(arguments)
 
 
 def verify(run: str) -> int:
     """The verb `verify`; `doctor` must work where torch does not."""
+    World.alone()
     from dist_mtl.verify import tell
 
     return tell(run)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main, World)  # not World.alone: the doctor looks at what a launcher has left

@@ -1,19 +1,29 @@
-"""What every script of launch/ shares: the configuration's arguments, and errors as messages with exit codes."""
+"""What every verb shares: the configuration's arguments, streams that never fail, errors as messages with exit codes.
 
-import argparse
-import math
-import os
-import signal
-import sys
-import time
-import traceback
-from collections.abc import Callable
-from typing import NoReturn
+Imports no package, and is Python 3.9's: the doctor is a verb, too.
+"""
 
-from dist_mtl.config import MAX_COUNT, Config
-from dist_mtl.config.file import load
-from dist_mtl.errors import ConfigError, DistMtlError, InternalError, Preempted
-from dist_mtl.parallel.world import World
+from __future__ import annotations
+
+from dist_mtl.terminal.streams import guard_streams, hold_descriptors
+
+hold_descriptors()  # before the imports below, and those of the script behind this one, open a file
+
+import argparse  # noqa: E402
+import math  # noqa: E402
+import os  # noqa: E402
+import signal  # noqa: E402
+import sys  # noqa: E402
+import time  # noqa: E402
+import traceback  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from typing import TYPE_CHECKING, Any, NoReturn  # noqa: E402
+
+from dist_mtl.errors import ConfigError, DistMtlError, InternalError, Preempted  # noqa: E402
+from dist_mtl.parallel.world import World  # noqa: E402
+
+if TYPE_CHECKING:
+    from dist_mtl.config import Config
 
 SPEAKING = 2.0  # seconds that a rank gives another one to tell an error of both
 DEFAULT_CONFIG = "configs/quickstart.toml"
@@ -22,12 +32,18 @@ DEFAULT_CONFIG = "configs/quickstart.toml"
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are ConfigErrors: exit code 64, and one message for all ranks. Parse inside `run`."""
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.color = False  # Python 3.14 would write escape sequences into its help
+
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}\n{' '.join(self.format_usage().split())}")
 
 
 def count(text: str) -> int:
     """A positive whole number, also as 1e6, for `type=`."""
+    from dist_mtl.config import MAX_COUNT  # not at the top: the doctor works without pydantic
+
     number = float(text)
     if not math.isfinite(number) or number != int(number) or not 1 <= number <= MAX_COUNT:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {MAX_COUNT:,}")
@@ -56,20 +72,26 @@ def add_overrides(parser: argparse.ArgumentParser, which: str) -> None:
 
 def config_of(arguments: argparse.Namespace) -> Config:
     """The configuration that the arguments name."""
+    from dist_mtl.config.file import load
+
     return load(arguments.config, arguments.overrides)
 
 
-def run(main: Callable[[], None]) -> NoReturn:
-    """Run a script's main and end the process: 0, or the exit code of the error, told in words.
+def run(main: Callable[[], int | None], world_of: Callable[[], World] = World.from_env) -> NoReturn:
+    """Run a verb's main and end the process: main's own code or 0, or the exit code of the error, in words on stderr.
+
+    `world_of`: World.from_env for a verb of many ranks, World.alone for one of a single process. Neither stdout nor
+    stderr can fail here (terminal/streams.py), and what main writes to files is there before it prints.
 
     An error that every rank has is told by the first one only. Anything that is not a DistMtlError is a defect of ours
     and keeps its traceback, except that a rank whose peer has died says so in one line.
     """
+    guard_streams()
     signal.signal(signal.SIGTERM, _preempted)  # until there is something to keep; parallel/runtime.py takes it then
-    world = World.from_env()
-    code = 0
+    world = World()
     try:
-        main()
+        world = world_of()
+        code = main() or 0
     except DistMtlError as error:
         code = error.exit_code
         # Before the ranks have met, a configuration error is most likely every rank's: one of each node speaks.
@@ -87,7 +109,7 @@ def run(main: Callable[[], None]) -> NoReturn:
             where = ", ".join(getattr(error, "__notes__", ["at the start"]))
             _tell(f"another rank has stopped or does not answer {where}, so this one ends too ({reason})", world)
         else:
-            traceback.print_exc()
+            print(traceback.format_exc(), end="", file=sys.stderr)  # print_exc would colour it
     sys.stdout.flush()
     sys.stderr.flush()
     if code:

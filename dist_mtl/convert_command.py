@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskProgressColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from dist_mtl.cli import Parser, count
 from dist_mtl.data.convert import aliccp, aliexpress, criteo, movielens, tabular
@@ -23,6 +22,7 @@ from dist_mtl.describe import terminal
 from dist_mtl.describe.description import Wish
 from dist_mtl.describe.suggestion import save, suggestion
 from dist_mtl.errors import ConfigError
+from dist_mtl.terminal.console import Words, progress_bars
 
 
 def convert(arguments: argparse.Namespace) -> None:
@@ -206,13 +206,13 @@ def progress(paths: Sequence[str | Path]) -> Iterator[OnProgress]:
     columns = (
         BarColumn(),
         TaskProgressColumn(),
-        TextColumn("{task.fields[told]}"),
+        Words("{task.fields[told]}"),
         TimeElapsedColumn(),
-        TextColumn("left"),
+        Words("left"),
         TimeRemainingColumn(),
     )
     start = time.monotonic()
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    with progress_bars(*columns) as bars:
         bar = bars.add_task("", total=bytes_of(paths), told="")
 
         def on_progress(num_bytes: int, rows: int) -> None:

@@ -10,10 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
-from rich.table import Table
+from rich.progress import BarColumn, Progress, TaskID
 
 from dist_mtl.config import RunConfig
 from dist_mtl.errors import ConfigError, DataError
@@ -21,6 +18,7 @@ from dist_mtl.evaluate import Evaluation
 from dist_mtl.metrics.task import TaskMetrics
 from dist_mtl.outputs import check_outputs, claim
 from dist_mtl.tensorboard import TensorBoard
+from dist_mtl.terminal.console import Console, Table, Words, progress_bars
 
 STREAM = "events.jsonl"
 
@@ -100,7 +98,7 @@ class Observer:
     def _say(self, line: str) -> None:
         # Plain print: rich would wrap a line in a log at 80 columns.
         with suppress(OSError):  # stderr may be a file on a full disk, and the training must go on
-            self._bar.console.print(line, markup=False) if self._bar else print(line, file=sys.stderr, flush=True)
+            self._bar.console.print(line) if self._bar else print(line, file=sys.stderr, flush=True)
 
     @contextmanager
     def progress(self, done: int, total: int) -> Iterator[None]:
@@ -108,8 +106,8 @@ class Observer:
         if not self.speaking or not self.console.is_terminal:
             yield
             return
-        columns = TextColumn("step {task.completed}/{task.total}"), BarColumn(None), TextColumn("{task.fields[rest]}")
-        with Progress(*columns, console=self.console) as self._bar:
+        columns = Words("step {task.completed}/{task.total}"), BarColumn(None), Words("{task.fields[rest]}")
+        with progress_bars(*columns, console=self.console) as self._bar:
             self._task = self._bar.add_task("train", total=total, completed=done, rest="")
             yield
         self._bar = None
@@ -247,7 +245,7 @@ def write_json(path: str, found: Any) -> None:
 
 def print_table(evaluation: Evaluation, title: str) -> None:
     """The end-of-run tables on stdout: each task on its own space; then by slice and within groups, if any."""
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = Console()
     table = _table(title, ["task", *_columns(bool(evaluation.ceiling))])
     for name, m in evaluation.tasks.items():
         table.add_row(name.upper(), *_cells(m, evaluation.ceiling, name))
@@ -271,10 +269,10 @@ def print_table(evaluation: Evaluation, title: str) -> None:
 
 
 def _table(title: str, columns: list[str]) -> Table:
-    table = Table(title=escape(title), title_justify="left", title_style="bold")
+    table = Table(title)
     for place, column in enumerate(columns):
         words = place == 0 or column == "task"
-        table.add_column(escape(column), justify="left" if words else "right", no_wrap=True)
+        table.add_column(column, justify="left" if words else "right", no_wrap=True)
     return table
 
 

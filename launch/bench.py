@@ -8,6 +8,7 @@ what alignment, ranking and balancing cost a step beside the plain model (`make 
 import argparse
 
 from dist_mtl.cli import Parser, count, run
+from dist_mtl.parallel.world import World
 
 
 def main() -> None:
@@ -58,4 +59,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, World.alone)

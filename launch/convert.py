@@ -17,6 +17,7 @@ import argparse
 from dist_mtl.cli import Parser, run
 from dist_mtl.convert_command import add_csv, add_public, convert, tell
 from dist_mtl.data.files.listing import list_folder
+from dist_mtl.parallel.world import World
 
 
 def main() -> None:
@@ -42,4 +43,4 @@ def parser() -> Parser:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, World.alone)

@@ -4,8 +4,6 @@ Reads every row once, in bounded memory, on all cores. Against a CONFIG it also 
 what the features expect. Ends with a configuration to start from.
 """
 
-from rich.console import Console
-
 from dist_mtl.cli import Parser, add_overrides, count, run
 from dist_mtl.config.file import load
 from dist_mtl.data.workers import cores
@@ -14,6 +12,8 @@ from dist_mtl.describe.description import Wish
 from dist_mtl.describe.findings import has_bad
 from dist_mtl.describe.suggestion import save, suggestion
 from dist_mtl.errors import ConfigError, DataError
+from dist_mtl.parallel.world import World
+from dist_mtl.terminal.console import Console
 
 
 def main() -> None:
@@ -54,4 +54,4 @@ def parser() -> Parser:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, World.alone)

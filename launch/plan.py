@@ -8,6 +8,7 @@ import argparse
 
 from dist_mtl.cli import Parser, add_overrides, config_of, count, run
 from dist_mtl.errors import ConfigError
+from dist_mtl.parallel.world import World
 from dist_mtl.planning.profile import Cluster, known, load_profile
 
 
@@ -57,4 +58,4 @@ def positive(text: str) -> float:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, World.alone)

@@ -1,6 +1,7 @@
 """Make a run's report, one HTML file to open or to send: python launch/report.py RUN [--out FILE]."""
 
 from dist_mtl.cli import Parser, run
+from dist_mtl.parallel.world import World
 from dist_mtl.report.page import NAME, write
 
 
@@ -13,4 +14,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, World.alone)

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from dist_mtl.cli import Parser, run
+from dist_mtl.parallel.world import World
 from dist_mtl.scale.scale_file import read_scale
 
 
@@ -29,4 +30,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, World.alone)

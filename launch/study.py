@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from dist_mtl.cli import Parser, add_overrides, count, run
+from dist_mtl.parallel.world import World
 from dist_mtl.study.plan import open_study
 
 
@@ -34,4 +35,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, World.alone)

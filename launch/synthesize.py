@@ -8,9 +8,7 @@ import argparse
 from pathlib import Path
 from typing import get_args
 
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
-from rich.table import Table
+from rich.progress import MofNCompleteColumn, TimeElapsedColumn
 
 from dist_mtl.cli import Parser, count, run
 from dist_mtl.data.files.manifest import Manifest
@@ -19,13 +17,15 @@ from dist_mtl.data.sample.bulk import Order, encoding_of, make_splits
 from dist_mtl.data.sample.request import KINDS, OPTIONS, spec_of
 from dist_mtl.data.sample.synthetic import Split, first_row
 from dist_mtl.data.workers import cores
+from dist_mtl.parallel.world import World
+from dist_mtl.terminal.console import Console, Table, progress_bars, usual_columns
 
 
 def main() -> None:
     arguments = parser().parse_args()
     orders = orders_of(arguments)
-    columns = *Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    columns = *usual_columns(), MofNCompleteColumn(), TimeElapsedColumn()
+    with progress_bars(*columns) as bars:
         tasks = {split: bars.add_task(split, total=order.num_rows) for split, order in orders.items()}
         made = make_splits(
             orders, Path(arguments.out), arguments.ranks, lambda split, rows: bars.advance(tasks[split], rows)
@@ -68,7 +68,7 @@ def orders_of(a: argparse.Namespace) -> dict[Split, Order]:
 
 def print_ceiling(out: str, made: dict[Split, Manifest]) -> None:
     """The table of ceilings on stdout."""
-    table = Table(title=f"{out}: AUC of the true probabilities", title_justify="left", title_style="bold")
+    table = Table(f"{out}: AUC of the true probabilities")
     for column in ("split", "rows", "CTR", "CVR", "CTCVR"):
         table.add_column(column, justify="left" if column == "split" else "right")
     for split, manifest in made.items():
@@ -77,4 +77,4 @@ def print_ceiling(out: str, made: dict[Split, Manifest]) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, World.alone)

@@ -1,18 +1,14 @@
 """A comparison on stdout: what differs, the metrics side by side, the verdict."""
 
 import math
-import sys
 from collections.abc import Iterator
-
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from dist_mtl.compare.comparison import Comparison, Side
 from dist_mtl.compare.differences import Change
 from dist_mtl.compare.statistics import TaskDifference
 from dist_mtl.compare.verdict import digits_of, p_text
 from dist_mtl.metrics.paired import Paired
+from dist_mtl.terminal.console import Console, Table, styled
 
 NAMES = {"gauc": "GAUC", "gauc_unweighted": "unweighted"}  # else MRR, NDCG@k
 LEFT = ("task", "metric", "key", "table", "package", "slice", "A", "B")
@@ -21,10 +17,10 @@ LOSS = 5  # decimals of a logloss
 
 def print_comparison(found: Comparison) -> None:
     """Everything but what only the JSON holds."""
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = Console()
     for name, side in (("A", found.a), ("B", found.b)):
-        console.print(f"[bold]{name}[/bold]  {escape(_side(side))}", highlight=False)
-    console.print(f"on {escape(found.data)}, {found.rows:,} rows; {escape(method(found))}", highlight=False)
+        console.print(styled(name, "bold"), f" {_side(side)}")
+    console.print(f"on {found.data}, {found.rows:,} rows; {method(found)}")
     _print_differences(console, found)
     console.print(_metrics(found))
     for column in next(iter(found.tasks.values())).groups:
@@ -32,11 +28,11 @@ def print_comparison(found: Comparison) -> None:
     for column in found.slices:
         console.print(_slices(found, column))
     for warning in found.verdict.warnings:
-        console.print(f"[bold]Warning[/bold]  {escape(warning)}.", highlight=False)
+        console.print(styled("Warning", "bold"), f" {warning}.")
     sentences = [*(one.words for one in found.verdict.tasks.values()), found.verdict.slices, found.verdict.overall]
-    console.print("[bold]Verdict[/bold]", highlight=False)
+    console.print(styled("Verdict", "bold"))
     for sentence in filter(None, sentences):
-        console.print(escape(sentence), highlight=False)
+        console.print(sentence)
 
 
 def method(found: Comparison) -> str:
@@ -71,20 +67,20 @@ def _print_differences(console: Console, found: Comparison) -> None:
             console.print(_changes(title, column, changes))
     if parts.bytes_by_rank[0] != parts.bytes_by_rank[1]:
         told = (", ".join(f"{held / 1e6:,.2f}" for held in side) for side in parts.bytes_by_rank)
-        console.print(f"tables by rank, MB: A {next(told)}; B {next(told)}", highlight=False)
+        console.print(f"tables by rank, MB: A {next(told)}; B {next(told)}")
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=escape(title), title_justify="left", title_style="bold")
+    table = Table(title)
     for column in columns:
-        table.add_column(escape(column), justify="left" if column in LEFT else "right", no_wrap=column not in LEFT)
+        table.add_column(column, justify="left" if column in LEFT else "right", no_wrap=column not in LEFT)
     return table
 
 
 def _changes(title: str, column: str, changes: dict[str, Change]) -> Table:
     table = _table(title, column, "A", "B")
     for name, change in changes.items():
-        table.add_row(*map(escape, (name, change.a, change.b)))
+        table.add_row(name, change.a, change.b)
     return table
 
 
@@ -122,7 +118,7 @@ def _slices(found: Comparison, column: str) -> Table:
         for name, one in tasks.items():
             a, b, difference, _, _ = _cells(one.auc, 4)
             _, _, loss, _, _ = _cells(one.logloss, LOSS)
-            counts = (escape(value), name.upper(), f"{one.rows:,}", f"{one.positives:,}")
+            counts = (value, name.upper(), f"{one.rows:,}", f"{one.positives:,}")
             adjusted = p_cell(one.auc_adjusted), p_cell(one.logloss_adjusted)
             table.add_row(*counts, a, b, difference, adjusted[0], loss, adjusted[1])
         table.add_section()

@@ -3,15 +3,13 @@
 from collections.abc import Iterator, Sequence
 
 from rich import box
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
-from rich.table import Table
-from rich.text import Text
+from rich.progress import MofNCompleteColumn, TimeElapsedColumn
 
 from dist_mtl.describe import told
 from dist_mtl.describe.description import Description, Wish, describe
 from dist_mtl.describe.findings import findings
 from dist_mtl.describe.suggestion import shown
+from dist_mtl.terminal.console import Console, Table, progress_bars, styled, usual_columns
 
 STYLE = {"bad": "bold red", "look": "yellow", "good": "green", "plain": ""}
 MARK = {"bad": "✗", "look": "!", "good": "✓", "plain": "·"}
@@ -19,32 +17,31 @@ MARK = {"bad": "✗", "look": "!", "good": "✓", "plain": "·"}
 
 def described(wish: Wish) -> Description:
     """Describe, with a bar of rows on stderr."""
-    columns = *Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    with progress_bars(*usual_columns(), MofNCompleteColumn(), TimeElapsedColumn()) as bars:
         bar = bars.add_task("rows", total=None)
         return describe(wish, lambda rows: bars.update(bar, total=rows), lambda rows: bars.advance(bar, rows))
 
 
 def show(description: Description, console: Console) -> None:
     """Findings, then the tables, then the suggested configuration."""
-    console.print(Text(told.headline(description), style="bold"))
+    console.print(styled(told.headline(description), "bold"))
     for finding in findings(description):
-        console.print(Text(f"{MARK[finding.tone]} {finding.text} ", style=STYLE[finding.tone]) + Text(finding.what))
+        console.print(styled(f"{MARK[finding.tone]} {finding.text}", STYLE[finding.tone]), finding.what)
     for table in told.tables(description):
         console.print()
         console.print(_table(table.title, table.columns, table.rows))
         if table.note:
-            console.print(Text(table.note, style="dim"))
+            console.print(styled(table.note, "dim"))
     console.print("\nA configuration to start from:", style="bold")
-    console.print(shown(description), markup=False, highlight=False, soft_wrap=True)
+    console.print(shown(description), soft_wrap=True)
 
 
 def _table(
     title: str, columns: Sequence[told.Column], rows: Iterator[Sequence[str]] | Sequence[Sequence[str]]
 ) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title, box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         table.add_column(column.name, justify="right" if column.numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*row)
     return table

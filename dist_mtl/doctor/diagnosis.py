@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dist_mtl.doctor.findings import Findings
+from dist_mtl.errors import ConfigError
+from dist_mtl.parallel.world import World
 
 # Releases that were built for each other, newest first: torch, torchrec, fbgemm. fbgemm is compiled against one minor
 # release of torch and fails to load, or worse, with another one. The first row is the one in requirements/, and run.
@@ -262,11 +264,16 @@ def _launch(f: Findings) -> Iterator[Problem]:
 
 
 def _ranks(f: Findings) -> Iterator[Problem]:
-    absent = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in f.ranks]
-    if f.ranks and absent:
-        what = f"{', '.join(f.ranks)} set without {', '.join(absent)}"
-        why = "Left over from another launcher? A job would wait for ranks that nobody starts."
-        yield _warning(what, why, f"unset {' '.join(f.ranks)}")
+    try:
+        World.of(f.ranks)
+    except ConfigError as error:
+        why = "Left over from another launcher? A job ends at once, or waits for ranks that nobody starts."
+        yield _warning(str(error).partition(". ")[0], why, f"unset {' '.join(f.ranks)}")
+    if f.lost_hostname is not None:
+        what = f"this machine's name, {f.lost_hostname}, does not resolve"
+        why = "torchrun gives it to its ranks as the address to meet at, and they wait for it until they time out."
+        mend = "On one node: torchrun --local_addr 127.0.0.1 ... (or: export PET_LOCAL_ADDR=127.0.0.1)\n"
+        yield _warning(what, why, mend + "On several: add the name to /etc/hosts or to the DNS")
 
 
 def _resources(f: Findings) -> Iterator[Problem]:

@@ -14,18 +14,20 @@ import platform
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dist_mtl.parallel.world import launcher_variables
+
 DISTRIBUTIONS = (
     "torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "torchx", "torchx-nightly", "urllib3",
     "numpy", "pyarrow", "pydantic", "rich",
 )  # fmt: skip
 PROBED = ("torch", "fbgemm_gpu", "torchrec")  # in the order in which one needs the other
-RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 PROBE_MARK = "dist_mtl probe: "  # the libraries print to stdout too
 PROBE_TIMEOUT = 240.0  # seconds; the three imports take 5 s here and took 50 s in 16 processes on two cores
 NVIDIA_SMI_TIMEOUT = 30.0  # seconds; it takes 1 s, and a hung driver makes it wait for ever
@@ -79,7 +81,8 @@ class Findings:
     components_registered: bool  # torchx finds dist_mtl.torchx_components
     scheduler: str  # that `torchx run` takes here
     scheduler_file: str | None  # the file that says so; None: torchx's own default
-    ranks: Mapping[str, str]  # the set ones of RANK_VARIABLES
+    ranks: Mapping[str, str]  # what a launcher has set
+    lost_hostname: str | None  # this machine's name, where it does not resolve
 
 
 def describe(error: BaseException) -> str:
@@ -229,7 +232,7 @@ def _ram_gib() -> tuple[float, float]:
 def _scheduler() -> tuple[str, str | None]:
     """(scheduler, file) as torchx finds it: $TORCHXCONFIG alone, else the home directory, which wins over this one."""
     named = os.environ.get("TORCHXCONFIG")
-    for file in [Path(named)] if named else [Path.home() / ".torchxconfig", Path.cwd() / ".torchxconfig"]:
+    for file in [Path(named)] if named else [Path(os.path.expanduser("~"), ".torchxconfig"), _here() / ".torchxconfig"]:
         parser = configparser.ConfigParser(interpolation=None)
         try:
             parser.read(file, encoding="utf-8")
@@ -238,6 +241,24 @@ def _scheduler() -> tuple[str, str | None]:
         if scheduler := parser.get("cli:run", "scheduler", fallback=""):
             return scheduler, str(file)
     return "local_docker", None
+
+
+def _here() -> Path:
+    """This folder, also where it was deleted meanwhile."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return Path()
+
+
+def _lost_hostname() -> str | None:
+    """The name by which torchrun's agent is looked up (torch.distributed.elastic), if it does not resolve here."""
+    name = os.environ.get("PET_LOCAL_ADDR") or socket.getfqdn(socket.gethostname())
+    try:
+        socket.getaddrinfo(name, None)
+    except (OSError, UnicodeError):  # a name of more than 63 characters is not encoded
+        return name
+    return None
 
 
 def _distributions() -> dict[str, str]:
@@ -254,7 +275,7 @@ def _components_registered() -> bool:
     """Whether torchx, in this environment, finds dist_mtl.torchx_components."""
     # An editable install leaves dist_mtl.egg-info in the checkout: `python -m` sees it there, the torchx script, whose
     # sys.path starts at its own folder, does not.
-    path = [entry for entry in sys.path if entry and Path(entry) != Path.cwd()]
+    path = [entry for entry in sys.path if entry and Path(entry) != _here()]
     return any(
         point.group == "torchx.components" and point.value == "dist_mtl.torchx_components"
         for distribution in importlib.metadata.distributions(name="dist_mtl", path=path)
@@ -281,9 +302,10 @@ def collect() -> Findings:
         cores=_cores(),
         ram_gib=ram_gib,
         ram_available_gib=ram_available_gib,
-        disk_free_gib=shutil.disk_usage(Path.cwd()).free / GIB,
+        disk_free_gib=shutil.disk_usage(".").free / GIB,
         components_registered=_components_registered(),
         scheduler=scheduler,
         scheduler_file=scheduler_file,
-        ranks={name: os.environ[name] for name in RANK_VARIABLES if name in os.environ},
+        ranks=launcher_variables(os.environ),
+        lost_hostname=_lost_hostname(),
     )

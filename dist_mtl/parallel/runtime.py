@@ -4,6 +4,7 @@ import gc
 import logging
 import os
 import socket
+import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -167,6 +168,7 @@ def runtime(config: RunConfig) -> Iterator[Runtime]:
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # warns of a call that torchrec makes
     warnings.filterwarnings("ignore", module=r"torchrec|fbgemm_gpu|torch\.distributed")
     world = World.from_env()
+    _lower_debug_level(world)
     keep_freed_memory()
     device = _device(config, world)
     if config.threads is not None:
@@ -202,6 +204,15 @@ def _join(backend: str, timeout: timedelta, world: World, config: RunConfig) -> 
         ) from None
 
 
+def _lower_debug_level(world: World) -> None:
+    """At TORCH_DISTRIBUTED_DEBUG=DETAIL torch 2.13 wraps each group, and the ranks die of SIGSEGV in gloo's."""
+    if dist.get_debug_level() == dist.DebugLevel.DETAIL:
+        dist.set_debug_level(dist.DebugLevel.INFO)
+        if world.is_first:
+            line = "warning: TORCH_DISTRIBUTED_DEBUG=DETAIL crashes torch's process groups; INFO is taken instead"
+            print(line, file=sys.stderr)
+
+
 def _keep_to_this_node(world: World) -> None:
     """Ranks of one node talk over its loopback, unless told otherwise: what they tell each other, pickles among it, is
     within nobody else's reach. (gloo takes the interface that the host's name stands for.)
@@ -218,7 +229,7 @@ def _meeting_place(world: World, timeout: timedelta) -> dict[str, Any]:
     ("connectFullMesh ... Connection refused", pytorch issue 135712). So each attempt writes under a name of its own.
     With several agents the launcher has to see to it: torchx_components.AGENT_ENV.
     """
-    if not world.launched:
+    if world.size == 1:
         return {"store": dist.HashStore(), "rank": 0, "world_size": 1}
     if world.store is None:
         return {}

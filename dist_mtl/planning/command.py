@@ -1,9 +1,6 @@
 """What launch/plan.py does: tell an outlook, compare it, keep it for training."""
 
-import sys
 from pathlib import Path
-
-from rich.console import Console
 
 from dist_mtl.config import Config
 from dist_mtl.config.file import load
@@ -14,11 +11,12 @@ from dist_mtl.planning.knobs import each, nearest
 from dist_mtl.planning.outlook import Outlook, outlook
 from dist_mtl.planning.plan_json import read_plan, write_plan
 from dist_mtl.planning.profile import Cluster
+from dist_mtl.terminal.console import Console
 
 
 def show(config: Config, cluster: Cluster, bag_ids: float | None, other: str | None) -> Outlook:
     """Print what to expect of `config` on `cluster`, beside `other` if there is one; return it, fitting or not."""
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = Console()
     there = None if other is None else _other(other, cluster, bag_ids)
     found = outlook(config, cluster, bag_ids)
     told.show(found, console)

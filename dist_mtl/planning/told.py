@@ -2,10 +2,7 @@
 
 from collections.abc import Iterator
 
-from rich.console import Console, Group, RenderableType
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
+from rich.console import Group, RenderableType
 
 from dist_mtl.planning.differences import Differences
 from dist_mtl.planning.knobs import Turned
@@ -13,6 +10,7 @@ from dist_mtl.planning.memory import RankMemory, mean, worst
 from dist_mtl.planning.outlook import Outlook
 from dist_mtl.planning.profile import GB
 from dist_mtl.planning.time import bottleneck, lookups_of
+from dist_mtl.terminal.console import Console, Table, styled
 
 SHOWN_TABLES = 60
 PLACES = {"hbm": "HBM", "host": "host"}
@@ -28,8 +26,8 @@ def _told(found: Outlook) -> Iterator[RenderableType]:
     yield _memory(found)
     yield _step(found)
     if found.fits:
-        yield Text(f"It fits {found.cluster.told}.", style="bold green")
-    yield from (Text(f"note: {note}") for note in found.load.notes)
+        yield styled(f"It fits {found.cluster.told}.", "bold green")
+    yield from (styled(f"note: {note}") for note in found.load.notes)
 
 
 def show_knobs(
@@ -48,30 +46,28 @@ def show_knobs(
         table.add_row(*_figures(f"{nodes.found.cluster.nodes} nodes", nodes.found, places))
     console.print(table)
     if start.config.sharding.plan is not None:
-        console.print(
-            Text(f"All of it without sharding.plan = {start.config.sharding.plan}; remove that key to try it.")
-        )
+        console.print(f"All of it without sharding.plan = {start.config.sharding.plan}; remove that key to try it.")
     if nodes is None:
-        console.print(Text("Nearest fit by nodes alone: none, however many; see the reason below."))
+        console.print(styled("Nearest fit by nodes alone: none, however many; see the reason below."))
     else:
-        console.print(Text(f"Nearest fit by nodes alone: {nodes.found.cluster.told}, nothing else changed."))
+        console.print(styled(f"Nearest fit by nodes alone: {nodes.found.cluster.told}, nothing else changed."))
     if turned is None:
-        console.print(Text("Nearest fit on these nodes: none of these knobs, alone or together."))
+        console.print(styled("Nearest fit on these nodes: none of these knobs, alone or together."))
     else:
-        console.print(Text(f"Nearest fit on these nodes: {turned.words}."))
-        console.print(Text("  " + " ".join(f"--set={text}" for text in turned.overrides[:3])))
+        console.print(styled(f"Nearest fit on these nodes: {turned.words}."))
+        console.print(styled("  " + " ".join(f"--set={text}" for text in turned.overrides[:3])))
         if len(turned.overrides) > 3:
-            console.print(Text(f"  and {len(turned.overrides) - 3} more of the kind"))
+            console.print(styled(f"  and {len(turned.overrides) - 3} more of the kind"))
 
 
 def show_differences(differences: Differences, console: Console) -> None:
     """What is not the same in two plans."""
     table = _table(f"Against {differences.other}", ["", "here", "there"], words=("",))
     for name, here, there in differences.rows:
-        table.add_row(escape(name), escape(here), escape(there))
+        table.add_row(name, here, there)
     console.print(table)
     if not differences.rows:
-        console.print(Text("Nothing differs."))
+        console.print(styled("Nothing differs."))
 
 
 def _plan(found: Outlook) -> Table:
@@ -162,7 +158,7 @@ def _gb(amount: float) -> str:
 
 
 def _table(title: str, columns: list[str], words: tuple[str, ...] = ()) -> Table:
-    table = Table(title=escape(title), title_justify="left", title_style="bold")
+    table = Table(title)
     for place, column in enumerate(columns):
-        table.add_column(escape(column), justify="left" if place == 0 or column in words else "right", no_wrap=True)
+        table.add_column(column, justify="left" if place == 0 or column in words else "right", no_wrap=True)
     return table

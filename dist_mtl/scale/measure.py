@@ -15,8 +15,6 @@ from dist_mtl.bench.ranks import Ranks
 from dist_mtl.data.files import manifest
 from dist_mtl.data.sample.synthetic import write_logs
 from dist_mtl.data.sample.wide import BenchmarkLogs
-from dist_mtl.errors import ConfigError
-from dist_mtl.parallel.world import World
 from dist_mtl.planning.outlook import Outlook, outlook
 from dist_mtl.planning.profile import GB, Cluster, Profile, load_profile
 from dist_mtl.scale.points import Point, Series
@@ -45,10 +43,8 @@ class Measured:
 def measure(scale: Scale, series: Sequence[Series]) -> list[Measured]:
     """All series, one after the other; a line on stderr for each. Makes the sample logs if they are not there.
 
-    Raises ConfigError: under a launcher, for it starts its own ranks; InternalError: a rank has ended.
+    Raises InternalError: a rank has ended.
     """
-    if World.from_env().size > 1:
-        raise ConfigError("launch/scale.py starts its own ranks: run it without a launcher")
     if scale.logs is not None:
         _make_logs(scale.logs)
     _, profile = load_profile(scale.device, None, None, None)

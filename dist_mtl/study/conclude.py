@@ -2,15 +2,10 @@
 
 import json
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from dist_mtl.errors import DataError, InternalError
 from dist_mtl.report.blocks import Section
@@ -22,6 +17,7 @@ from dist_mtl.study.plan import Plan
 from dist_mtl.study.results import Results, collect
 from dist_mtl.study.run import Worked
 from dist_mtl.study.sections import sections
+from dist_mtl.terminal.console import Console, Table, stacked
 
 NAME = "study"  # .json, .md, .html
 
@@ -66,17 +62,17 @@ def _story(found: Results) -> str:
 
 def _print(parts: Sequence[Section], folder: Path) -> None:
     """The tables of the summary and of every metric."""
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = Console(wide=160)
     tables = [(part.title, block) for part in parts for block in part.blocks if isinstance(block, Block)]
     details = next(place for place, (title, _) in enumerate(tables) if title == "Every difference")
     for title, block in tables[:details]:
-        table = Table(title=escape(title), title_justify="left", title_style="bold")
+        table = Table(title)
         for column in block.columns:
-            table.add_column(escape(column.name), justify="right" if column.numeric else "left")
+            table.add_column(column.name, justify="right" if column.numeric else "left")
         for row in block.rows:
-            table.add_row(*(escape(f"{cell.text}\n{cell.note}".rstrip()) for cell in row))
+            table.add_row(*(stacked(cell.text, *filter(None, [cell.note])) for cell in row))
         console.print(table)
-    console.print(f"{folder / NAME}.md, .html, .json", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{folder / NAME}.md, .html, .json", soft_wrap=True)
 
 
 def _json(value: Any) -> Any:

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, TaskID, TextColumn
+from rich.progress import BarColumn, TaskID
 from rich.progress import Progress as Bar
 
 from dist_mtl.report.words import duration, plural
+from dist_mtl.terminal.console import Console, Words, progress_bars
 
 
 class Progress:
@@ -31,9 +31,9 @@ class Progress:
         if not self._console.is_terminal or not todo:
             yield
             return
-        count = TextColumn(f"{name} {{task.completed}}/{{task.total}}")
-        columns = count, BarColumn(None), TextColumn("{task.fields[rest]}")
-        with Bar(*columns, console=self._console) as self._bar:
+        count = Words("{task.description} {task.completed}/{task.total}")
+        columns = count, BarColumn(None), Words("{task.fields[rest]}")
+        with progress_bars(*columns, console=self._console) as self._bar:
             self._task = self._bar.add_task(name, total=todo, rest="")
             yield
         self._bar = None
@@ -57,6 +57,6 @@ class Progress:
 
     def _say(self, line: str) -> None:
         if self._bar is not None:
-            self._bar.console.print(line, markup=False, highlight=False)
+            self._bar.console.print(line)
         else:
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self._console.print(line, soft_wrap=True)

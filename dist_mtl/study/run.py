@@ -13,9 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from dist_mtl.checkpoint import store
-from dist_mtl.errors import ConfigError, DataError
+from dist_mtl.errors import DataError
 from dist_mtl.evaluate import Evaluation
-from dist_mtl.parallel.world import World
 from dist_mtl.study.found import About, Code, code_of, read, write_about
 from dist_mtl.study.jobs import Failure, Job, run_jobs
 from dist_mtl.study.plan import Cell, Pair, Plan
@@ -45,8 +44,6 @@ class Worked:
 
 def work(plan: Plan, launch: Path, slots: int) -> Worked:
     """Run what is not finished, `slots` processes at a time, by the scripts of `launch`. Raises DataError: no data."""
-    if World.from_env().size > 1:
-        raise ConfigError("a study starts its own processes: run it without a launcher, and let --jobs say how many")
     study, progress, code = plan.study, Progress(), code_of(launch.parent)
     tuning = plan.tuning()
     later = len(plan.pairs) * len(study.seeds)

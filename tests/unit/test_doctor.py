@@ -43,6 +43,7 @@ CPU = Findings(
     scheduler="local_cwd",
     scheduler_file="/x/.torchxconfig",
     ranks={},
+    lost_hostname=None,
 )
 GPU = replace(
     CPU,
@@ -183,7 +184,11 @@ CASES = {
     ),
     "half of a rank's environment": (
         replace(CPU, ranks={"RANK": "0", "WORLD_SIZE": "8"}), "warning",
-        "RANK, WORLD_SIZE set without MASTER_ADDR, MASTER_PORT", "unset RANK WORLD_SIZE",
+        "MASTER_ADDR is not set, beside RANK='0' WORLD_SIZE='8'", "unset RANK WORLD_SIZE",
+    ),
+    "a name that does not resolve": (
+        replace(CPU, lost_hostname="box"), "warning", "this machine's name, box, does not resolve",
+        "torchrun --local_addr 127.0.0.1",
     ),
     "little memory": (replace(CPU, ram_available_gib=0.4), "warning", "0.4 GiB of memory", "fewer ranks"),
     "little disk": (replace(CPU, disk_free_gib=0.4), "warning", "0.4 GiB of disk", "room"),
@@ -214,7 +219,14 @@ def test_the_released_triples_fit(base: Findings, torch: str, torchrec: str, fbg
 
 
 def test_a_job_of_a_launcher_is_no_problem() -> None:
-    ranks = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    ranks = {
+        "RANK": "1",
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": "1",
+        "LOCAL_WORLD_SIZE": "2",
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": "29500",
+    }
     assert diagnose(replace(CPU, ranks=ranks)) == ()
 
 

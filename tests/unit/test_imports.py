@@ -12,7 +12,7 @@ PACKAGE = ROOT / "dist_mtl"
 # Each name may import those before it; a prefix stands for all below it, the longest match counts. Names of one entry
 # may import each other.
 ORDER = [
-    ["errors"],
+    ["errors", "terminal"],
     ["hints", "outputs", "plan_bytes", "parallel.world"],
     ["config"],
     ["selection", "tested"],

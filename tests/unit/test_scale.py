@@ -7,7 +7,7 @@ import pytest
 
 from dist_mtl.bench.memory import Memory
 from dist_mtl.errors import ConfigError
-from dist_mtl.scale.measure import Measured, measure
+from dist_mtl.scale.measure import Measured
 from dist_mtl.scale.page import write_page
 from dist_mtl.scale.points import Series, series_of
 from dist_mtl.scale.results import rows_of, split_of
@@ -80,13 +80,6 @@ def test_a_wrong_file_is_refused_in_words(tmp_path: Path, old: str, new: str, sa
     with pytest.raises(ConfigError) as caught:
         series_of(scale_of(tmp_path, FILE.replace(old, new)))
     assert says in str(caught.value)
-
-
-def test_under_a_launcher_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match="run it without a launcher"):
-        measure(scale_of(tmp_path), [])
 
 
 def measured(series: Series, seconds: list[list[float]], tables: list[list[int]]) -> list[Measured]:

@@ -1,11 +1,11 @@
 """Listing a folder of Parquet files by hand: the `manifest` verb of launch/convert.py, with a bar on stderr."""
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from dist_mtl.data.files import manifest
 from dist_mtl.data.files.folder import Folder
 from dist_mtl.data.files.manifest import Manifest
+from dist_mtl.terminal.console import progress_bars
 
 
 def list_folder(place: str, append: bool = False) -> tuple[Manifest, str]:
@@ -18,7 +18,7 @@ def list_folder(place: str, append: bool = False) -> tuple[Manifest, str]:
     folder = Folder.of(place)
     known = manifest.read(folder) if append else None
     columns = BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    with progress_bars(*columns) as bars:
         bar = bars.add_task("", total=sum(folder.sizes(".parquet").values()))
         listed = manifest.build(folder, on_bytes=lambda count: bars.advance(bar, count), known=known)
     manifest.write(folder, listed)
