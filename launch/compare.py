@@ -31,9 +31,9 @@ def main() -> None:
         replicates=arguments.replicates,
     )
     if found is not None:
-        print_comparison(found)
         if arguments.json:
             write_json(arguments.json, found)
+        print_comparison(found)
 
 
 def parser() -> Parser:

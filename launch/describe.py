@@ -28,11 +28,12 @@ def main() -> None:
         raise ConfigError("--no-funnel: it is said of --labels, and there are none; a CONFIG has data.funnel")
     wish = Wish(arguments.data, config, labels, not arguments.no_funnel, arguments.day, arguments.ranks)
     description = terminal.described(wish)
-    terminal.show(description, Console())
     if arguments.suggest is not None:
-        save(suggestion(description), arguments.suggest)
+        written.append(save(suggestion(description), arguments.suggest))
     if arguments.html is not None:
-        print(f"report in {page.write(description, arguments.html)}")
+        written.append(f"report in {page.write(description, arguments.html)}")
+    terminal.show(description, Console())
+    print("\n".join(written), end="\n" * bool(written))
     if arguments.strict and has_bad(description):
         raise DataError(f"{arguments.data}: see what is marked ✗ above; without --strict it is told only")
 

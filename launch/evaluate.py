@@ -22,9 +22,9 @@ def main() -> None:
     options = {"data": arguments.data, "which": arguments.commit, "raw": arguments.raw}
     evaluation, title = evaluate_run(arguments.run, overrides=arguments.overrides, **options)
     if World.from_env().is_first:
-        print_table(evaluation, title)
         if arguments.json:
             write_json(arguments.json, evaluation)
+        print_table(evaluation, title)
 
 
 if __name__ == "__main__":

@@ -20,11 +20,9 @@ def main() -> None:
 
     from dist_mtl.planning import command  # after the arguments: importing torch takes seconds
 
-    found = command.show(config, cluster, arguments.bag_ids, arguments.diff)
+    found = command.show(config, cluster, arguments.bag_ids, arguments.diff, arguments.json)
     if not found.fits:
         raise ConfigError(f"{arguments.config} does not fit {cluster.told}: {found.reason}")
-    if arguments.json is not None:
-        print(command.save(found, arguments.json))
 
 
 def parser() -> Parser:

@@ -14,16 +14,24 @@ from dist_mtl.planning.profile import Cluster
 from dist_mtl.terminal.console import Console
 
 
-def show(config: Config, cluster: Cluster, bag_ids: float | None, other: str | None) -> Outlook:
-    """Print what to expect of `config` on `cluster`, beside `other` if there is one; return it, fitting or not."""
+def show(
+    config: Config, cluster: Cluster, bag_ids: float | None, other: str | None, path: str | None = None
+) -> Outlook:
+    """Print what to expect of `config` on `cluster`, beside `other` if there is one; return it, fitting or not.
+
+    One that fits is written to `path` first.
+    """
     console = Console()
     there = None if other is None else _other(other, cluster, bag_ids)
     found = outlook(config, cluster, bag_ids)
+    written = save(found, path) if path is not None and found.fits else None
     told.show(found, console)
     if not found.fits:
         told.show_knobs(found, each(found, bag_ids), *nearest(found, bag_ids), console)
     if there is not None:
         told.show_differences(differences(side_of(found), there, other), console)
+    if written is not None:
+        console.print(written, soft_wrap=True)
     return found
 
 
