@@ -143,17 +143,17 @@ def convert_csv(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"{arguments.suggest}: it is there already; choose with --suggest a file that is not")
     with progress([*source.paths, *split.test_paths]) as on_progress:
         made = tabular.convert(source, split, arguments.out, arguments.jobs, on_progress)
+    following = suggest(str(Path(arguments.out) / TRAIN), arguments.suggest, arguments.jobs)
     tell_all(arguments.out, made.datasets, made.tally)
-    suggest(str(Path(arguments.out) / TRAIN), arguments.suggest, arguments.jobs)
+    print(following)
 
 
-def suggest(train: str, path: str | None, jobs: int) -> None:
-    """Write the configuration that `describe --suggest` would; without a file to write it to, say how to get it."""
+def suggest(train: str, path: str | None, jobs: int) -> str:
+    """Write the configuration that `describe --suggest` would, or without a file none. Returns what to do next."""
     if path is None:
-        print(f"next: python launch/describe.py {shlex.quote(train)} --suggest mine.toml")
-        return
+        return f"next: python launch/describe.py {shlex.quote(train)} --suggest mine.toml"
     save(suggestion(terminal.described(Wish(train, ranks=jobs))), path)
-    print(f"configuration in {path}; next: python launch/train.py {shlex.quote(path)}")
+    return f"configuration in {path}; next: python launch/train.py {shlex.quote(path)}"
 
 
 def csv_of(arguments: argparse.Namespace) -> tabular.Csv:

@@ -28,12 +28,12 @@ def main() -> None:
         raise ConfigError("--no-funnel: it is said of --labels, and there are none; a CONFIG has data.funnel")
     wish = Wish(arguments.data, config, labels, not arguments.no_funnel, arguments.day, arguments.ranks)
     description = terminal.described(wish)
-    if arguments.suggest is not None:
-        written.append(save(suggestion(description), arguments.suggest))
-    if arguments.html is not None:
-        written.append(f"report in {page.write(description, arguments.html)}")
+    if arguments.suggest is not None:  # the files first: a terminal may be slow or gone
+        save(suggestion(description), arguments.suggest)
+    report = page.write(description, arguments.html) if arguments.html is not None else None
     terminal.show(description, Console())
-    print("\n".join(written), end="\n" * bool(written))
+    if report is not None:
+        print(f"report in {report}")
     if arguments.strict and has_bad(description):
         raise DataError(f"{arguments.data}: see what is marked ✗ above; without --strict it is told only")
 
