@@ -135,7 +135,8 @@ def _step_line(e: dict[str, Any]) -> str:
     aucs = " ".join(f"{task} {_auc(metrics['auc'])}" for task, metrics in e["window"].items())
     wait = f"data wait {e['data_wait']:.0%}"
     speed = f"{e['rows_per_second']:,.0f} rows/s"
-    return f"loss {e['loss']:.4f} | AUC {aucs} | {speed} | {wait} | {_duration(e['eta_seconds'])} left"
+    loss = "--" if math.isnan(e["loss"]) else f"{e['loss']:.4f}"
+    return f"loss {loss} | AUC {aucs} | {speed} | {wait} | {_duration(e['eta_seconds'])} left"
 
 
 def _auc(value: float) -> str:

@@ -3,6 +3,7 @@
 Clocks are read here and in the stopwatch only: no rank decides by one.
 """
 
+import math
 import resource
 import sys
 import time
@@ -31,6 +32,28 @@ STEPS_AT_ONCE = 8
 PAUSES = ("diagnosis", "evaluation", "commit")
 
 
+class Mean:
+    """Means of several values over steps, each step with the weight of its rows. All NaN without weight."""
+
+    def __init__(self, count: int) -> None:
+        self._means, self._total = [math.nan] * count, 0.0
+
+    def add(self, values: list[float], weight: float) -> None:
+        """Count a step. The mean of a single one is its value to the bit."""
+        if not weight:
+            return
+        self._total += weight
+        before = [0.0] * len(values) if self._total == weight else self._means
+        share = weight / self._total
+        self._means = [old + (new - old) * share for old, new in zip(before, values, strict=True)]
+
+    def take(self) -> list[float]:
+        """The means, which begin anew."""
+        taken, self._total = self._means, 0.0
+        self._means = [math.nan] * len(taken)
+        return taken
+
+
 class Pace:
     """What was measured since the last `step` event, and since the run began."""
 
@@ -46,6 +69,7 @@ class Pace:
         self._config, self._rt, self._observer, self._steps, self._terms = config, rt, observer, steps, terms
         self._ids = ids
         self.window = TrainingWindow(len(config.tasks), rt, weighted=config.data.weight is not None)
+        self._losses = Mean(len(terms) + 1)  # of the terms and of their sum, since the last line
         self._unread: list[tuple[torch.Tensor, ...]] = []  # logits, labels, weights of the last steps
         self.watch = Stopwatch()
         self._started = time.monotonic()
@@ -72,7 +96,8 @@ class Pace:
         self.lost += batch.lost
         for one in batch.lost:
             self._observer.event("quarantine", step=batch.step, **asdict(one))
-        if outcome.flaw is None:  # else its logits may be of no number
+        if outcome.flaw is None:  # else its losses or its logits may be of no number
+            self._losses.add([*outcome.terms_L.tolist(), outcome.loss], outcome.weight)
             self._unread.append((outcome.outputs.logits_BT.detach(), batch.labels_BT, batch.weight_B))
         else:
             self.skipped += 1
@@ -103,14 +128,15 @@ class Pace:
         window = dict(zip(self._config.tasks, self.window.close_part(), strict=True))
         steps, seconds, memory = outcome.step - self._last, self._slowest(), self._memory()
         self._last = outcome.step
+        *terms, loss = self._losses.take()
         spent = sum(seconds[phase] for phase in PHASES)
         elapsed = time.monotonic() - self._started
         self._observer.event(
             "step",
             step=outcome.step,
             steps=self._steps,
-            loss=outcome.loss,
-            losses=dict(zip(self._terms, outcome.terms_L.tolist(), strict=True)),
+            loss=loss,
+            losses=dict(zip(self._terms, terms, strict=True)),
             rows_per_second=steps * self._config.train.global_batch / spent,
             data_wait=seconds["data"] / spent,
             seconds={phase: seconds[phase] / steps for phase in PHASES if phase != "ids" or self._ids is not None},

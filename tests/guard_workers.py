@@ -43,7 +43,7 @@ def trained(config: Config, plan: Plan, reference: bool = False) -> dict[int, li
         rows[batch.step] = row_numbers(config, batch).tolist()
         if reference:
             terms = torch.full((len(objective.names),), NAN, dtype=torch.float64)
-            return Outcome(batch.step, terms, NAN, _no_outputs(batch), None, Flaw({}, (Share({}, NAN),) * 2))
+            return Outcome(batch.step, terms, NAN, 0.0, _no_outputs(batch), None, Flaw({}, (Share({}, NAN),) * 2))
         site, rank = plan[batch.step]
         if World.from_env().rank != rank:
             return train_step(model, objective, batch, *rest, **options)

@@ -78,6 +78,7 @@ class Outcome:
     step: int
     terms_L: Tensor
     loss: float
+    weight: float  # of the global batch's rows
     outputs: Any  # of this rank's rows, as the weights before the step gave them
     statistics: dict[str, Any] | None  # only where they were asked for
     flaw: Flaw | None = None  # then nothing was trained
@@ -122,10 +123,14 @@ def train_step(
     (loss * rt.size).backward()
     watch.lap("backward")
     mine = torch.cat([terms_L.detach(), loss.detach()[None]]).double()
+    weight = batch.weight_B.sum(dtype=torch.float64)[None]
     flags = torch.stack([model.cut.is_bad(), torch.full((), rt.stop.signal is not None, device=rt.device)])
-    *all_ranks_found, all_ranks_bad, all_ranks_stop = rt.all_reduce(torch.cat([mine, flags])).cpu()
-    found_M = torch.stack(all_ranks_found)
-    outcome = Outcome(batch.step, found_M[:-1], float(found_M[-1]), outputs, statistics, stop=bool(all_ranks_stop))
+    *all_ranks_found, all_ranks_weight, all_ranks_bad, all_ranks_stop = rt.all_reduce(
+        torch.cat([mine, weight, flags])
+    ).cpu()
+    found_M, stop = torch.stack(all_ranks_found), bool(all_ranks_stop)
+    losses = found_M[:-1], float(found_M[-1])
+    outcome = Outcome(batch.step, *losses, float(all_ranks_weight), outputs, statistics, stop=stop)
     watch.lap("agree")
     if bool(all_ranks_bad) or not bool(found_M.isfinite().all()):
         return _untrained(outcome, model, objective, mine, rt, tolerant)

@@ -57,7 +57,8 @@ def _curves(run: Run) -> Section:
     blocks = tuple(Figures(tuple(figures), heading) for heading, figures in groups if figures)
     lede = (
         "AUC, normalised entropy and PCOC are those of a window of training rows, each scored by the step that "
-        "trains it; dots are evaluations. Axes fit what follows the warm-up."
+        "trains it; losses are means over the rows since the point before; dots are evaluations. Axes fit what follows "
+        "the warm-up."
     )
     return Section("curves", "Curves", blocks, lede + " Dotted lines are restarts." * bool(restarts(run)))
 

@@ -87,6 +87,8 @@ def test_a_run_without_some_steps_equals_one_that_never_trained_them(folder: Pat
     told = events(folder / runs["skipped"], "skip")
     assert [e["step"] for e in told] == list(PLAN) and told[-1]["skipped"] == len(PLAN)
     assert events(folder / runs["skipped"], "counts")[0]["skipped"] == len(PLAN)
+    without_loss = [e["step"] for e in events(folder / runs["skipped"], "step") if e["loss"] is None]
+    assert without_loss == [6, 16], "lines of steps 4 to 6, and of 16: none of them was trained"
     assert rows["skipped"] == rows["reference"]
     lines = [json.loads(line) for line in (folder / runs["skipped"] / "bad_steps.jsonl").read_text().splitlines()]
     for line, (step, (site, rank)) in zip(lines, PLAN.items(), strict=True):
