@@ -9,9 +9,11 @@ what it takes and no more. 4 bytes a chunk, 40 ns a row of 22 columns (measured)
 import base64
 import binascii
 import hashlib
+import io
 import itertools
 import zlib
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +22,9 @@ import pyarrow.parquet as pq
 
 from dist_mtl.errors import DataError
 
-MAGIC = b"PAR1"
+MAGIC, ENCRYPTED_MAGIC = b"PAR1", b"PARE"  # PARE: the footer is encrypted, too
+SIGNATURE = 28  # bytes behind a footer in the clear, in a file with encrypted columns: nonce and tag
+MAX_FOOTER = 1 << 25  # bytes; Arrow takes up to 227 bytes of memory for each (measured), a real file's footer 5 to 10
 TAIL = 8  # bytes behind the footer: its length, then the magic
 FIRST_READ = 1 << 16  # bytes from the end of a file; most footers are shorter, so that one read finds them
 PIECE = 8 << 20  # bytes hashed at once
@@ -56,23 +60,76 @@ class Footer:
 def read_footer(file: pa.NativeFile, name: str, listed: int | None = None) -> Footer | None:
     """The footer of an open file; None if its CRC-32 is not the one that was `listed`.
 
-    That is asked before it is parsed: Arrow ends the process, without an exception, on some damaged footers (measured,
-    pyarrow 26). Raises DataError if it is not Parquet, OSError if it can not be read.
+    Raises DataError if it is not Parquet, is encrypted, or describes what Arrow refuses; OSError if it can not be read.
     """
     size = file.size()
     tail = file.read_at(min(size, FIRST_READ), max(size - FIRST_READ, 0))
     length = int.from_bytes(tail[-TAIL:-4], "little") + TAIL
+    if tail[-4:] == ENCRYPTED_MAGIC:
+        raise _encrypted(name)
     if tail[-4:] != MAGIC or length > size - len(MAGIC):
         raise not_parquet(name, "it is cut short or damaged" if size else "it is empty")
+    if length > MAX_FOOTER:
+        raise not_parquet(name, f"its footer has {length:,} bytes, and may have {MAX_FOOTER:,}")
     if length > len(tail):
         tail = file.read_at(length, size - length)
     raw = tail[-length:]
     if listed not in (None, crc32 := zlib.crc32(raw)):
         return None
     try:
-        return Footer(pq.read_metadata(pa.BufferReader(raw)), crc32, size)
-    except (pa.ArrowException, OSError) as error:
-        raise not_parquet(name, str(error).splitlines()[0]) from None
+        parsed = _checked(raw, size)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        what = (str(error).splitlines() or [type(error).__name__])[0]
+        raise _encrypted(name) if "decrypt" in what else not_parquet(name, what) from None
+    if length - TAIL - parsed.serialized_size == SIGNATURE:
+        raise _encrypted(name)
+    return Footer(parsed, crc32, size)
+
+
+def _checked(raw: bytes, size: int) -> pq.FileMetaData:
+    """Parse a footer, and let Arrow look at every column chunk that it describes, where Arrow can raise.
+
+    `FileMetaData.row_group(i).column(j)` cannot: it ends the process where Arrow refuses the chunk, e.g. one that is
+    encrypted (measured, pyarrow 26). Reading can raise, and with `pre_buffer` it begins with all chunks, before the
+    first byte is asked for. It takes 0.4 ms for 1,342 chunks; parsing takes 0.6 ms.
+    """
+    parsed = pq.read_metadata(pa.BufferReader(raw))
+    file = pq.ParquetFile(_NoBytes(size), metadata=parsed, pre_buffer=True)
+    if parsed.num_row_groups:
+        with suppress(_Asked):
+            file.read_row_groups(range(parsed.num_row_groups), use_threads=False)
+    return parsed
+
+
+class _Asked(Exception):
+    """Arrow has looked at the chunks, and wants their bytes."""
+
+
+class _NoBytes(io.RawIOBase):
+    """A file of so many bytes, none of which can be read."""
+
+    def __init__(self, size: int) -> None:
+        self._size, self._at = size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        raise _Asked
+
+
+def _encrypted(name: str) -> DataError:
+    return DataError(f"{name}: the file is encrypted, and keys are not supported; write it without encryption")
 
 
 def not_parquet(name: str, reason: str) -> DataError:
@@ -90,6 +147,8 @@ def digest(file: pa.NativeFile, name: str, footer: Footer, on_bytes: OnBytes) ->
     places = (footer.chunks(g, range(shape[1])).items() for g in range(shape[0]))
     of_chunks = ((chunk, g * shape[1] + column) for g, chunks in enumerate(places) for column, chunk in chunks)
     parts = sorted(of_chunks, key=lambda part: (part[0].start, part[0].stop))
+    if outside := [part for part, _ in parts if part.start < 0 or part.stop > footer.file_bytes]:
+        raise not_parquet(name, f"a column lies outside of it, at byte {outside[0].start:,}")
     whole, crcs, stop, first = hashlib.sha256(), [0] * len(parts), 0, 0
     file.seek(0)
     while piece := file.read(PIECE):
