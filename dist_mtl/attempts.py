@@ -11,13 +11,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from dist_mtl.bounded import BeyondBounds, parse_json, read_bytes
 from dist_mtl.checkpoint import store
 from dist_mtl.config import RunConfig
-from dist_mtl.errors import DistMtlError, InternalError, Preempted
+from dist_mtl.errors import CheckpointError, DistMtlError, InternalError, Preempted
 from dist_mtl.observe import Observer
+from dist_mtl.outputs import write_file
 from dist_mtl.parallel.runtime import Runtime
 
 NAME = "attempts.json"
+MAX_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -62,20 +65,20 @@ def _begin(path: Path, run: RunConfig) -> str | None:
             f"again; run.attempts = {run.attempts} says how many there may be"
         )
     now = time.strftime("%Y-%m-%d %H:%M:%S %z")
-    staged = path.with_suffix(".json.tmp")
     try:
-        staged.write_text(json.dumps(asdict(Attempts(start, (*before.began, now)))) + "\n")
-        staged.replace(path)
+        write_file(path, json.dumps(asdict(Attempts(start, (*before.began, now)))) + "\n")
     except OSError as error:
         return f"{path}: {error.strerror}; attempts that die are not counted"
     return None
 
 
 def _read(path: Path) -> Attempts:
-    """None that count, if the file is not there or not ours."""
+    """None that count, if the file is not there or cut short. Raises CheckpointError: it was made by somebody else."""
     try:
-        told = json.loads(path.read_bytes())
-        return Attempts(str(told["start"]), tuple(map(str, told["began"])))
+        tree = parse_json(read_bytes(path, MAX_BYTES))
+        return Attempts(str(tree["start"]), tuple(map(str, tree["began"])))
+    except BeyondBounds as error:
+        raise CheckpointError(f"{path}: not what a run writes there: {error}; remove it and start again") from None
     except (OSError, ValueError, KeyError, TypeError):
         return Attempts("")
 

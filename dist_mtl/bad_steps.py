@@ -7,16 +7,19 @@ from typing import Any
 
 import numpy as np
 
+from dist_mtl.bounded import BeyondBounds, parse_json, read_bytes
 from dist_mtl.config import Config
 from dist_mtl.data.files.reader import Block
 from dist_mtl.data.loader import Dataset
 from dist_mtl.data.order import EMPTY
 from dist_mtl.errors import NonFiniteError
 from dist_mtl.observe import Observer, jsonable
+from dist_mtl.outputs import write_file
 from dist_mtl.parallel.pipeline import ADVICE, Outcome
 from dist_mtl.parallel.runtime import Runtime
 
 NAME = "bad_steps.jsonl"
+MAX_BYTES = 1 << 30  # a step of 65,536 shuffled rows takes 1 MB
 
 
 def skip(outcome: Outcome, skipped: int, dataset: Dataset, config: Config, rt: Runtime, observer: Observer) -> None:
@@ -45,14 +48,12 @@ def _written(path: Path, outcome: Outcome, dataset: Dataset, rt: Runtime) -> str
         for rank, share in enumerate(outcome.flaw.shares)
     ]
     told = {"step": outcome.step, "losses": outcome.flaw.losses, "ranks": ranks}
-    staged = path.with_suffix(".jsonl.tmp")
     try:
         # A run that was killed comes to a step again: it stands there once, as it was the last time.
-        kept = of_others(path.read_bytes(), outcome.step) if path.exists() else []
-        staged.write_bytes(b"".join(line + b"\n" for line in [*kept, json.dumps(jsonable(told)).encode()]))
-        staged.replace(path)
-    except OSError as error:
-        return error.strerror
+        kept = of_others(read_bytes(path, MAX_BYTES), outcome.step) if path.exists() else []
+        write_file(path, b"".join(line + b"\n" for line in [*kept, json.dumps(jsonable(told)).encode()]))
+    except (OSError, BeyondBounds) as error:
+        return getattr(error, "strerror", None) or str(error)
     return None
 
 
@@ -63,7 +64,7 @@ def of_others(lines: bytes, step: int) -> list[bytes]:
 
 def _tells_of(line: bytes, step: int) -> bool:
     try:
-        told = json.loads(line)
+        told = parse_json(line)
     except ValueError:
         return False
     return isinstance(told, dict) and told.get("step") == step

@@ -16,7 +16,7 @@ from dist_mtl.config import RunConfig
 from dist_mtl.errors import ConfigError, DataError
 from dist_mtl.evaluate import Evaluation
 from dist_mtl.metrics.task import TaskMetrics
-from dist_mtl.outputs import check_outputs, claim
+from dist_mtl.outputs import check_named, check_outputs, claim
 from dist_mtl.tensorboard import TensorBoard
 from dist_mtl.terminal.console import Console, Table, Words, progress_bars
 
@@ -236,8 +236,12 @@ def _duration(seconds: float) -> str:
     return f"{hours}h {minutes:02d}m" if hours else f"{minutes}m {rest:02d}s"
 
 
-def write_json(path: str, found: Any) -> None:
-    """Write a dataclass of results; undefined metrics as null. Raises DataError if the disk refuses."""
+def write_json(path: str, found: Any, *runs: str) -> None:
+    """Write a dataclass of results; undefined metrics as null. `runs`: folders that a link must not lead out of.
+
+    Raises DataError if the disk refuses, ConfigError for such a link.
+    """
+    check_named(path, *runs)
     try:
         Path(path).write_text(json.dumps(jsonable(asdict(found)), indent=1, allow_nan=False) + "\n")
     except OSError as error:

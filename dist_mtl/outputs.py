@@ -1,24 +1,27 @@
-"""Everything that a run writes is below run.dir, and one run at a time writes there.
+"""Everything that a verb writes or deletes is below the folder that it was given, and one run at a time writes there.
 
-A run folder that others made can not lead a write elsewhere.
-
-run.dir itself may be a link, to a larger disk say. (A hard link can not be told from a file; it needs a write on the
-same file system by someone who may link the target.)
+A folder that others made cannot lead a write elsewhere: `check` refuses, before anything is written, a name of ours
+that is a link out of the folder, a pipe or a device. Every verb that opens a run does it, whether it reads or writes.
+The folder itself may be a link, to a larger disk say. (A hard link cannot be distinguished from a file; it needs a
+write on the same file system by someone who may link the target.)
 """
 
 import fcntl
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 from dist_mtl.errors import ConfigError
 
-# What a run and the scripts about a run write into its folder; .tmp: what is renamed to the name before it.
-FILES = ("events.jsonl", "bad_steps.jsonl", "bad_steps.jsonl.tmp", "attempts.json", "attempts.json.tmp", "report.html")
-FOLDERS = ("checkpoints", "tensorboard")
+STAGED = ".tmp"  # what is written under this ending and then renamed
+WHOLE = ("bad_steps.jsonl", "attempts.json", "report.html", "cell.json")  # files that are staged so
+LOGS = ("lock", "train.out", "train.err", "compare.out", "compare.err", "compared-with-*.json")  # of a cell of a study
+# What a run and the verbs about a run write into its folder.
+FILES = ("events.jsonl", *WHOLE, *(f"{name}{STAGED}" for name in WHOLE), *LOGS)
+FOLDERS = ("checkpoints", "tensorboard", "predictions")
 
 NOWHERE = ("/dev/null", "/dev/full")  # where events may be sent that nobody wants
 GRACE = 5.0  # seconds that a killed run has to let go of its folder; the kernel takes its memory back first
@@ -53,25 +56,67 @@ def _locked(file: IO) -> bool:
 
 
 def check_outputs(run_dir: str | Path) -> None:
-    """Raise ConfigError if a name that is written to below `run_dir` is a link out of it, a pipe or a device."""
-    inside = os.path.realpath(run_dir)
-    for path in _written(Path(run_dir)):
-        try:
-            kind = path.lstat().st_mode
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        target = os.path.realpath(path)
-        if stat.S_ISLNK(kind) and target not in NOWHERE and not Path(target).is_relative_to(inside):
-            raise ConfigError(
-                f"{path}: a link that leads out of the run's folder, where a run writes nothing; remove it (run.dir "
-                f"itself may be a link), or choose another run.dir"
-            )
-        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind) or stat.S_ISLNK(kind)):
-            raise ConfigError(f"{path}: a pipe or a device, where a run writes a file; remove it, or change run.dir")
+    """Check all that a verb may write into the folder of a run. Raises ConfigError as `check`."""
+    check(run_dir, FILES, FOLDERS)
 
 
-def _written(run_dir: Path) -> Iterator[Path]:
-    yield from (run_dir / name for name in (*FILES, *FOLDERS))
-    for name in FOLDERS:
-        for folder, below, files in os.walk(run_dir / name):  # does not follow links
-            yield from (Path(folder, one) for one in (*below, *files))
+def check(folder: str | Path, files: Sequence[str] = (), folders: Sequence[str] = ()) -> None:
+    """Raise ConfigError if a name of these, or one below such a folder, is a link out of `folder`, a pipe or a device,
+    or a folder in the place of a file. A name may be a pattern; most are not there, and that is fine."""
+    inside = os.path.realpath(folder)
+    for pattern in files:
+        for path in _named(Path(folder), pattern):
+            _check(path, inside, "file")
+    for pattern in folders:
+        for path in _named(Path(folder), pattern):
+            _check(path, inside, "folder")
+            for place, below, others in os.walk(path):  # does not follow links
+                for name in (*below, *others):
+                    _check(Path(place, name), inside, "either")
+
+
+def check_named(path: str | Path, *folders: str | Path) -> None:
+    """Check a path that the user has named, in case it is below one of these folders. Raises ConfigError."""
+    whole = Path(os.path.abspath(path))
+    for folder in folders:
+        if whole.is_relative_to(os.path.abspath(folder)):
+            _check(whole, os.path.realpath(folder), "file")
+
+
+def write_file(path: Path, content: bytes | str) -> None:
+    """Write a whole file: a reader sees the one before or the new one. A link in its place is replaced, never followed.
+    Raises OSError."""
+    staged = path.with_name(f"{path.name}{STAGED}")
+    staged.unlink(missing_ok=True)  # of a killed attempt
+    with staged.open("xb") as file:  # exclusive: this cannot follow a link either
+        file.write(content.encode() if isinstance(content, str) else content)
+    staged.replace(path)
+
+
+def _named(folder: Path, pattern: str) -> list[Path]:
+    """What there is of that name; a dangling link, too."""
+    if "*" in pattern:
+        return sorted(folder.glob(pattern))
+    path = folder / pattern
+    return [path] if os.path.lexists(path) else []
+
+
+def _check(path: Path, inside: str, wanted: Literal["file", "folder", "either"]) -> None:
+    target = os.path.realpath(path)
+    if target in NOWHERE and wanted == "file":
+        return
+    if not Path(target).is_relative_to(inside):
+        raise ConfigError(
+            f"{path}: a link that leads out of the folder {inside}, where alone is written; remove it (the folder "
+            f"itself may be a link), or choose another folder"
+        )
+    try:
+        kind = os.stat(target).st_mode
+    except FileNotFoundError:
+        return  # it went meanwhile, or a link to a name within that is not there yet
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; remove it, or choose another folder") from None
+    there = "file" if stat.S_ISREG(kind) else "folder" if stat.S_ISDIR(kind) else "pipe or a device"
+    if there != wanted and (wanted != "either" or there not in ("file", "folder")):
+        expected = "file" if wanted == "either" else wanted
+        raise ConfigError(f"{path}: a {there}, where a {expected} is written; remove it, or choose another folder")

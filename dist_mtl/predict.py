@@ -6,6 +6,7 @@ number in the dataset), the columns kept, and for every task logit_TASK and p_TA
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,11 +15,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from dist_mtl.assemble import build_for_scoring, check_world, open_to_score
+from dist_mtl.bounded import parse_json, read_bytes
 from dist_mtl.checkpoint import format as commits
 from dist_mtl.checkpoint import store
+from dist_mtl.checkpoint.disk import read_text
 from dist_mtl.config import Config, RunConfig
 from dist_mtl.data.files import manifest
 from dist_mtl.data.files.disk import writing
@@ -28,10 +31,12 @@ from dist_mtl.data.files.writer import Files, publish
 from dist_mtl.data.loader import Dataset
 from dist_mtl.errors import DataError
 from dist_mtl.metrics.slices import column_of
+from dist_mtl.outputs import check, write_file
 from dist_mtl.parallel.runtime import Runtime, runtime
 from dist_mtl.scoring import Scored, Trained, find, score
 
 ABOUT = "_predictions.json"  # engines pass over it, as over the manifest
+MAX_ABOUT = 1 << 24  # bytes of it: the names of 100,000 columns
 ROW = "row_number"
 
 
@@ -71,11 +76,11 @@ def predict(trained: Trained, run_dir: str, data: str, out: Path, keep: Sequence
     """The same within a runtime."""
     config = trained.config
     check_world(config)
-    rt.from_first(lambda: _refuse_existing(out))
+    staged = out.parent / f".staged-{out.name}"
+    rt.from_first(lambda: _refuse_existing(out, staged))
     dataset = _open(data, trained, keep, rt)
     model = build_for_scoring(config, rt)
     store.load(model, trained.folder, rt, weights_only=True)
-    staged = out.parent / f".staged-{out.name}"
     about = rt.from_first(lambda: _about(trained, run_dir, data, dataset, rt.size))
     rt.from_first(lambda: _stage(staged))
     try:
@@ -116,7 +121,7 @@ def fingerprint(trained: Trained, digest: str) -> str:
     """
     description = trained.folder / commits.NAME
     told = {
-        "commit": hashlib.sha256(description.read_bytes()).hexdigest(),
+        "commit": hashlib.sha256(read_text(description, commits.MAX_BYTES).encode()).hexdigest(),
         "made": description.stat().st_mtime_ns,
         "adjustment": asdict(trained.adjustment),
         "data": digest,
@@ -184,8 +189,9 @@ def _table(scored: Scored, tasks: Sequence[str]) -> pa.Table:
     return pa.table(columns)
 
 
-def _refuse_existing(out: Path) -> None:
-    if out.exists():
+def _refuse_existing(out: Path, staged: Path) -> None:
+    check(out.parent, folders=(staged.name,))
+    if os.path.lexists(out):
         raise DataError(f"{out}: exists already; predictions are never overwritten. Remove it or choose another folder")
 
 
@@ -198,7 +204,7 @@ def _stage(staged: Path) -> None:
 def _publish(staged: Path, out: Path, parts: Sequence[Manifest], about: Predictions) -> None:
     """Make the folder a dataset and give it its name: complete, or not there."""
     with writing(staged):
-        (staged / ABOUT).write_text(json.dumps(asdict(about), indent=1) + "\n")
+        write_file(staged / ABOUT, json.dumps(asdict(about), indent=1) + "\n")
         publish(staged, out, parts)
 
 
@@ -206,6 +212,6 @@ def read_about(folder: str | Path) -> Predictions:
     """What a folder of predictions was made from; its old name is read, too. Raises DataError if it is none."""
     path = Path(folder) / Folder.of(folder).beside(ABOUT)
     try:
-        return TypeAdapter(Predictions).validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
+        return TypeAdapter(Predictions).validate_python(parse_json(read_bytes(path, MAX_ABOUT)))
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: not a folder of predictions: {str(error).splitlines()[0]}") from None

@@ -17,7 +17,6 @@ from dist_mtl.evaluate import Evaluation, TestSet, evaluate
 from dist_mtl.hints import nearest
 from dist_mtl.metrics.histogram import LogitHistogram
 from dist_mtl.metrics.recalibration import Fit, Method, Recalibration, fit
-from dist_mtl.outputs import check_outputs
 from dist_mtl.parallel.runtime import Runtime, runtime
 from dist_mtl.parallel.shard import ShardedModel
 from dist_mtl.scoring import Adjustment, Trained, find, score
@@ -45,7 +44,6 @@ def recalibrate_run(
     with runtime(RunConfig(dir=run_dir)) as rt:
         trained = find(run_dir, which, (), raw=True, rt=rt)  # a damaged earlier fit is no reason not to fit
         config = trained.config
-        rt.from_first(lambda: check_outputs(run_dir))
         rt.all_ranks(lambda: _check_tasks(tasks, config))
         check_world(config)
         dataset = open_to_score(data, config, rt, trained_on=trained.on)

@@ -20,6 +20,7 @@ from dist_mtl.errors import ConfigError, NonFiniteError
 from dist_mtl.metrics.recalibration import Fit, Recalibration
 from dist_mtl.model.correction import undo_sampling
 from dist_mtl.model.tower import funnel, logit_of
+from dist_mtl.outputs import check_outputs
 from dist_mtl.parallel.feed import batches
 from dist_mtl.parallel.runtime import Runtime
 from dist_mtl.parallel.shard import ShardedModel
@@ -145,6 +146,7 @@ def find(run_dir: str, which: str, overrides: tuple[str, ...], raw: bool, rt: Ru
 
     `overrides`: of metrics.* alone. `raw`: the network's own probabilities. Raises CheckpointError, ConfigError.
     """
+    rt.from_first(lambda: check_outputs(run_dir))
     folder = rt.from_first(lambda: store.find(run_dir, which))  # one rank looks: file systems may show others less
     return rt.all_ranks(lambda: _read(folder, run_dir, overrides, raw))
 

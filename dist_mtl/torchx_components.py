@@ -8,7 +8,6 @@ module under the name `dist`, which replaces that one component in the environme
 A trap of torchx, not ours to mend: an option repeated anywhere on the line, the script's own included, is refused.
 """
 
-import json
 import re
 import socket
 from typing import Dict, List, Optional, Tuple
@@ -17,6 +16,7 @@ import torchx
 import torchx.specs as specs
 from torchx.components import dist as torchx_dist
 
+from dist_mtl.bounded import parse_json
 from dist_mtl.plan_bytes import plan_bytes
 
 RDZV_PORT = 29500  # torch's and torchx's own default; cluster firewalls are opened for it
@@ -63,7 +63,7 @@ def planned(path: str, j: str) -> Dict[str, int]:
     no plan, or one for other nodes or processes than `j`.
     """
     try:
-        plan = json.loads(plan_bytes(path))
+        plan = parse_json(plan_bytes(path))
         if (plan["format"], plan["version"]) != ("dist_mtl plan", 1):
             raise ValueError(f"format {plan['format']!r}, version {plan['version']!r}")
         world, processes, ranks = int(plan["world"]), int(plan["local_world"]), plan["per_rank"]

@@ -16,6 +16,7 @@ from dist_mtl.checkpoint.index import Block, read_index
 from dist_mtl.checkpoint.staging import complete
 from dist_mtl.data.hashing import key, mix
 from dist_mtl.errors import CheckpointError, DamagedCommitError
+from dist_mtl.outputs import check_outputs
 
 ITEMS = 1 << 20  # numbers that are hashed at a time
 BITS = {1: torch.uint8, 2: torch.uint16, 4: torch.uint32, 8: torch.uint64}  # by bytes of a number
@@ -34,7 +35,9 @@ class Verdict:
 
 
 def verify_run(run_dir: str | Path) -> list[Verdict]:
-    """All commits, oldest first. Raises CheckpointError: there is none, or one is of a version that is not read."""
+    """All commits, oldest first. Raises CheckpointError: there is none, or one is of a version that is not read;
+    ConfigError: a link leads out of the run's folder."""
+    check_outputs(run_dir)
     found = complete(Path(run_dir) / store.FOLDER)
     if not found:
         raise CheckpointError(f"{run_dir}: no commit in it; correct the path")

@@ -32,7 +32,7 @@ def main() -> None:
     )
     if found is not None:
         if arguments.json:
-            write_json(arguments.json, found)
+            write_json(arguments.json, found, arguments.a, arguments.b)
         print_comparison(found)
 
 

@@ -23,7 +23,7 @@ def main() -> None:
     evaluation, title = evaluate_run(arguments.run, overrides=arguments.overrides, **options)
     if World.from_env().is_first:
         if arguments.json:
-            write_json(arguments.json, evaluation)
+            write_json(arguments.json, evaluation, arguments.run)
         print_table(evaluation, title)
 
 

@@ -21,10 +21,11 @@ def main() -> None:
     arguments = parser.parse_args()
     scale = read_scale(arguments.scale)
     from dist_mtl.scale.measure import measure  # after the file: importing torch takes seconds
-    from dist_mtl.scale.page import write_page
+    from dist_mtl.scale.page import prepared, write_page
     from dist_mtl.scale.points import series_of
     from dist_mtl.study.found import code_of
 
+    prepared(scale)  # before the hours of measuring
     command = shlex.join(("python", "launch/scale.py", *sys.argv[1:]))
     print(write_page(scale, measure(scale, series_of(scale)), command, code_of(Path(__file__).parents[1])))
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dist_mtl.bounded import parse_json
 from dist_mtl.checkpoint.disk import CHUNK, Stored, checksum, create, measure, regular, syncing, write
 from dist_mtl.errors import CheckpointError, DamagedCommitError
 
@@ -31,6 +32,7 @@ DTYPES = {
     "BOOL": torch.bool,
 }
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
+MAX_AXES = 16  # dimensions of a tensor; ours have 5 at most
 MAX_HEADER = 100_000_000  # bytes; the format's own bound, so that a bad length can not ask for all the memory
 
 
@@ -84,7 +86,7 @@ class Archive:
             if not 2 <= length <= min(MAX_HEADER, size - 8):
                 raise DamagedCommitError(f"{path}: not a file of tensors: its header is said to have {length:,} bytes")
             try:
-                header = json.loads(os.pread(file, length, 8))
+                header = parse_json(os.pread(file, length, 8))
                 header.pop("__metadata__", None)
                 for name, entry in header.items():
                     _check(path, name, entry, size - 8 - length)
@@ -106,10 +108,10 @@ class Archive:
 def _check(path: Path, name: str, entry: dict[str, Any], room: int) -> None:
     """Raises DamagedCommitError if a tensor is not where it is said to be, KeyError and the like if nothing is said."""
     start, stop = entry["data_offsets"]
-    count = 1
-    for length in entry["shape"]:
-        if not isinstance(length, int) or length < 0:
-            raise DamagedCommitError(f"{path}: {name} has the shape {entry['shape']}")
+    count, axes = 1, entry["shape"]
+    if len(axes) > MAX_AXES or not all(isinstance(length, int) and length >= 0 for length in axes):
+        raise DamagedCommitError(f"{path}: {name} has the shape {str(axes)[:80]}")
+    for length in axes:
         count *= length
     if not 0 <= start <= stop <= room or stop - start != count * DTYPES[entry["dtype"]].itemsize:
         raise DamagedCommitError(f"{path}: {name} of shape {entry['shape']} does not fit into bytes {start} to {stop}")

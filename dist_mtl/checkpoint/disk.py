@@ -138,15 +138,14 @@ def measure(path: Path) -> Stored:
 
 def read_text(path: Path, most: int) -> str:
     """A small file. Raises as `regular`, and DamagedCommitError: longer than `most` bytes, or no text."""
-    with regular(path) as file:
-        content = os.read(file, most + 1)
+    with regular(path) as file, open(file, "rb", closefd=False) as reader:
+        content = b"" if (size := os.fstat(file).st_size) > most else reader.read(most + 1)
+    if (size := max(size, len(content))) > most:
+        raise DamagedCommitError(f"{path}: damaged: {size:,} bytes, of which there may be at most {most:,}")
     try:
-        text = content.decode()
+        return content.decode()
     except UnicodeDecodeError:
         raise DamagedCommitError(f"{path}: damaged: no text") from None
-    if len(content) > most:
-        raise DamagedCommitError(f"{path}: damaged: more than {most:,} bytes")
-    return text
 
 
 def sums_text(sums: dict[str, str]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from dist_mtl.bounded import parse_json
 from dist_mtl.checkpoint import disk
 from dist_mtl.config import Config
 from dist_mtl.config.file import parse
@@ -107,10 +108,10 @@ def read(folder: Path) -> Commit:
     if disk.checksum(text.encode()).hexdigest() != wanted:
         raise DamagedCommitError(f"{path}: damaged: its bytes are not those that were committed")
     try:
-        version = json.loads(text)["version"]
-        if version > VERSION:
+        tree = parse_json(text.encode())
+        if (version := tree["version"]) > VERSION:
             raise CheckpointError(f"{path}: format version {version}; this program knows {VERSION}. Upgrade dist_mtl")
-        return TypeAdapter(Commit).validate_json(text)
+        return TypeAdapter(Commit).validate_python(tree)
     except (ValidationError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: not a commit: {str(error).splitlines()[0]}") from None
 
@@ -121,11 +122,11 @@ def read_recalibration(folder: Path) -> Fit | None:
     if not os.path.lexists(path):
         return None
     try:
-        told = json.loads(disk.read_text(path, MAX_BYTES))
+        told = parse_json(disk.read_text(path, MAX_BYTES).encode())
         if told.pop("xxh128") != _digest(told):
             raise DamagedCommitError(f"{path}: damaged: its numbers are not those that were fitted; fit it again")
         return TypeAdapter(Fit).validate_python(told, strict=False)
-    except (ValidationError, ValueError, KeyError, AttributeError) as error:
+    except (ValidationError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(
             f"{path}: not a recalibration: {str(error).splitlines()[0]}; fit it again with launch/recalibrate.py"
         ) from None

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from dist_mtl.bounded import BeyondBounds, read_bytes
 from dist_mtl.config import Config
 from dist_mtl.config.place import without_secrets
 from dist_mtl.config.rules import MOST_TOLD
@@ -41,12 +42,9 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     """The tables of a TOML file; ConfigError if it is absent, too large, or not TOML."""
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)  # never more, whatever the file is: /dev/zero has no size and no end
-        if len(raw) > MAX_BYTES:
-            size = max(path.stat().st_size, len(raw))
-            raise ConfigError(f"{path}: {size} bytes; a configuration has at most {MAX_BYTES}")
-        return _toml(raw.decode("utf-8-sig"))  # with the mark that some editors put first
+        return _toml(read_bytes(path, MAX_BYTES).decode("utf-8-sig"))  # with the mark that some editors put first
+    except BeyondBounds as error:
+        raise ConfigError(f"{path}: no configuration: {error}") from None
     except OSError as error:
         siblings = [str(p) for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
         raise ConfigError(f"{path}: {error.strerror}. {nearest(str(path), siblings)}".strip()) from None

@@ -20,6 +20,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from dist_mtl.bounded import parse_json
 from dist_mtl.config.section import Dim, Positive, Section
 from dist_mtl.errors import ConfigError
 from dist_mtl.plan_bytes import plan_bytes
@@ -89,7 +90,7 @@ class PlanFile(Section):
 def read_plan(path: str | Path) -> PlanFile:
     """The plan of a file. Raises ConfigError: it can not be read, or is no whole plan."""
     try:
-        return PlanFile.model_validate_json(plan_bytes(path))
+        return PlanFile.model_validate(parse_json(plan_bytes(path)))
     except OSError as error:
         raise ConfigError(f"{path}: the plan can not be read: {error.strerror}; name one that can") from None
     except ValidationError as error:

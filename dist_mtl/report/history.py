@@ -1,12 +1,13 @@
 """A run over all its restarts: what was kept, what was repeated, and when it ran."""
 
-import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from dist_mtl.bounded import BeyondBounds, parse_json, read_lines
 from dist_mtl.errors import CheckpointError, DataError
 from dist_mtl.report.records import (
     EVENT,
@@ -26,7 +27,9 @@ from dist_mtl.report.records import (
 )
 
 STREAM = "events.jsonl"  # as observe.STREAM, which can not be imported here without torch
-HEAD = '{"event": '  # how every line begins
+HEAD = b'{"event": '  # how every line begins
+MAX_LINE = 1 << 28  # bytes: `start` tells the plan, as commit.json does
+MAX_EVENTS = 1 << 32  # bytes of the file: four million steps told
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def read(run_dir: str) -> Run:
     """The history of a run. CheckpointError where there is no run, DataError where its events can not be read."""
     path = Path(run_dir) / STREAM
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        events, unreadable = _parse(read_lines(path, MAX_LINE, MAX_EVENTS))
     except FileNotFoundError:
         what = (
             "no such folder" if not Path(run_dir).is_dir() else f"no {STREAM} in it, so it is not the folder of a run"
@@ -108,21 +111,22 @@ def read(run_dir: str) -> Run:
         raise CheckpointError(f"{run_dir}: {what}; name the run.dir of a training run, e.g. runs/quickstart") from None
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; a report needs to read it") from None
-    events, unreadable = _parse(lines)
+    except BeyondBounds as error:
+        raise CheckpointError(f"{path}: not what a run writes there: {error}; remove it, or correct the path") from None
     if not events:
         raise DataError(f"{path}: no event in it; train first ({unreadable[0] if unreadable else 'the file is empty'})")
     return _tell(Path(run_dir), events, unreadable)
 
 
-def _parse(lines: list[str]) -> tuple[list[AnyEvent], list[str]]:
-    """Events in the order written, and reasons for the lines left out."""
+def _parse(lines: Iterable[bytes]) -> tuple[list[AnyEvent], list[str]]:
+    """Events in the order written, and reasons for the lines left out. Raises OSError, BeyondBounds."""
     events: list[AnyEvent] = []
     unreadable = []
     for number, line in enumerate(lines, start=1):
-        if (fields := _fields(line)) is None:
+        if (fields := fields_of(line, number)) is None:
             # A killed process leaves half a line; the next one appends its first event to it.
-            fields = _fields(line[line.rfind(HEAD) :]) if line.rfind(HEAD) > 0 else None
-            if number < len(lines) and line.strip():
+            fields = fields_of(line[line.rfind(HEAD) :], number) if line.rfind(HEAD) > 0 else None
+            if line.endswith(b"\n") and line.strip():
                 unreadable.append(f"line {number} is cut short: the process was killed while it wrote")
         if fields is None:
             continue
@@ -138,9 +142,12 @@ def _parse(lines: list[str]) -> tuple[list[AnyEvent], list[str]]:
     return events, unreadable
 
 
-def _fields(line: str) -> dict[str, Any] | None:
+def fields_of(line: bytes, number: int) -> dict[str, Any] | None:
+    """The event of a line; None if it is none. Raises BeyondBounds: no killed process leaves such a line."""
     try:
-        fields = json.loads(line, parse_constant=lambda _: None)
+        fields = parse_json(line, constant=lambda _: None)
+    except BeyondBounds as error:
+        raise BeyondBounds(f"line {number:,}: {error}") from None
     except ValueError:
         return None
     return fields if isinstance(fields, dict) else None

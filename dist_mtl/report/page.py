@@ -7,7 +7,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from dist_mtl import __version__
 from dist_mtl.errors import ConfigError
-from dist_mtl.outputs import check_outputs
+from dist_mtl.outputs import check_named, check_outputs, write_file
 from dist_mtl.report import headline, quality, system, training
 from dist_mtl.report.history import Run, read
 
@@ -19,11 +19,15 @@ def write(run_dir: str, out: str | None = None) -> Path:
 
     CheckpointError or DataError where there is no run to tell of, ConfigError where `out` can not be written.
     """
-    run = read(run_dir)
     check_outputs(run_dir)
+    run = read(run_dir)
     path = Path(out) if out is not None else Path(run_dir) / NAME
+    check_named(path, run_dir)
     try:
-        path.write_text(render(run), encoding="utf-8")
+        if out is None:
+            write_file(path, render(run))
+        else:
+            path.write_text(render(run), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; choose with --out a file that can be written") from None
     return path

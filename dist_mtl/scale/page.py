@@ -11,11 +11,14 @@ matplotlib.use("agg")  # no screen
 from matplotlib import pyplot  # noqa: E402
 from matplotlib.ticker import FuncFormatter  # noqa: E402
 
+from dist_mtl.errors import ConfigError  # noqa: E402
+from dist_mtl.outputs import check  # noqa: E402
 from dist_mtl.scale.measure import Measured  # noqa: E402
 from dist_mtl.scale.results import Row, rows_of, split_of, write_csv  # noqa: E402
 from dist_mtl.scale.scale_file import Scale  # noqa: E402
 from dist_mtl.study.found import Code  # noqa: E402
 
+FILES = ("scale.md", "scale.csv", "speed.png", "split.png")
 ASKED = {
     "weak": "efficiency: rows/s of a rank, times the first point",
     "strong": "efficiency: rows/s of a rank, times the first point",
@@ -26,8 +29,7 @@ HEAD = "| ranks | rows a table | global batch | ms/step | rows/s | {asked} | qua
 
 def write_page(scale: Scale, measured: Sequence[Measured], command: str, code: Code) -> str:
     """Write all files; returns the text of the page."""
-    folder = Path(scale.dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = prepared(scale)
     rows = rows_of(measured)
     write_csv(rows, folder / "scale.csv")
     _plot_speed(rows, folder / "speed.png")
@@ -35,6 +37,17 @@ def write_page(scale: Scale, measured: Sequence[Measured], command: str, code: C
     text = "\n".join([*_head(scale, measured, command, code), *_speed(rows), *_split(measured), *_memory(rows)])
     (folder / "scale.md").write_text(text + "\n")
     return text
+
+
+def prepared(scale: Scale) -> Path:
+    """The folder of the page, made if need be. Raises ConfigError: a link leads out of it, or the disk refuses."""
+    folder = Path(scale.dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"dir = '{folder}': {error.strerror}; choose a folder to write to") from None
+    check(folder, files=FILES)
+    return folder
 
 
 def _head(scale: Scale, measured: Sequence[Measured], command: str, code: Code) -> list[str]:

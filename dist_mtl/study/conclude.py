@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dist_mtl.errors import DataError, InternalError
+from dist_mtl.outputs import write_file
 from dist_mtl.report.blocks import Section
 from dist_mtl.report.blocks import Table as Block
 from dist_mtl.report.page import html
@@ -40,7 +41,7 @@ def conclude(plan: Plan, worked: Worked, command: str) -> None:
         path = folder / f"{NAME}.{suffix}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            write_file(path, text)
         except OSError as error:
             raise DataError(f"{path}: can not be written: {error.strerror}; the cells are intact") from None
     _print(parts, folder)

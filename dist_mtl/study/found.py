@@ -2,22 +2,24 @@
 
 import json
 import math
-import os
 import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from dist_mtl import __version__
-from dist_mtl.errors import DataError
+from dist_mtl.bounded import BeyondBounds, parse_json, read_bytes, read_lines
+from dist_mtl.errors import CheckpointError, DataError
 from dist_mtl.evaluate import Evaluation
 from dist_mtl.observe import STREAM
+from dist_mtl.outputs import write_file
 from dist_mtl.report import history
 from dist_mtl.study.plan import Cell
 
 ABOUT = "cell.json"
+MAX_ABOUT = 1 << 24  # bytes of it: a command is at most a few
 
 
 @dataclass(frozen=True)
@@ -56,15 +58,15 @@ def read(cell: Cell) -> Found | None:
     """What a cell has found; None: it is not finished, or was made with other settings."""
     events = _events(cell.folder / STREAM)
     starts = [place for place, event in enumerate(events) if event["event"] == "start"]
-    if not starts or events[starts[-1]]["config"] != json.loads(cell.config.model_dump_json()):
+    if not starts or events[starts[-1]].get("config") != json.loads(cell.config.model_dump_json()):
         return None
-    finals = [event for event in events[starts[-1] :] if event["event"] == "evaluation" and event["final"]]
+    finals = [event for event in events[starts[-1] :] if event["event"] == "evaluation" and event.get("final")]
     if not finals:
         return None
     try:
         evaluation = TypeAdapter(Evaluation).validate_python(_with_nan(finals[-1]))
-        about = TypeAdapter(About).validate_json((cell.folder / ABOUT).read_bytes())
-    except (OSError, ValidationError) as error:
+        about = TypeAdapter(About).validate_python(parse_json(read_bytes(cell.folder / ABOUT, MAX_ABOUT)))
+    except (OSError, ValueError) as error:
         raise DataError(
             f"{cell.folder}: not a cell of this release: {str(error).splitlines()[0]}; remove the folder, and the "
             f"study trains it again"
@@ -78,9 +80,7 @@ def write_about(cell: Cell, about: About) -> None:
     path = cell.folder / ABOUT
     try:
         cell.folder.mkdir(parents=True, exist_ok=True)
-        staged = path.with_suffix(".tmp")
-        staged.write_text(json.dumps(asdict(about), indent=1) + "\n")
-        os.replace(staged, path)
+        write_file(path, json.dumps(asdict(about), indent=1) + "\n")
     except OSError as error:
         raise DataError(f"{path}: can not be written: {error.strerror}") from None
 
@@ -99,19 +99,18 @@ def code_of(root: Path) -> Code:
 
 def _events(path: Path) -> list[dict[str, Any]]:
     """The events of a run; half a line, which a killed process leaves, is none."""
+    events = []
     try:
-        lines = path.read_text(errors="replace").splitlines()
+        for number, line in enumerate(read_lines(path, history.MAX_LINE, history.MAX_EVENTS), start=1):
+            # A killed process leaves half a line, and the next one appends its first event to it.
+            fields = history.fields_of(line[max(line.rfind(history.HEAD), 0) :], number)
+            events += [fields] if fields is not None and "event" in fields else []
     except FileNotFoundError:
         return []
-    found = []
-    for line in lines:
-        # A killed process leaves half a line, and the next one appends its first event to it.
-        whole = line[max(line.rfind(history.HEAD), 0) :]
-        try:
-            found.append(json.loads(whole))
-        except ValueError:
-            continue
-    return found
+    except (OSError, BeyondBounds) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{path}: not what a run writes there: {reason}; remove the cell's folder") from None
+    return events
 
 
 def _with_nan(value: Any) -> Any:

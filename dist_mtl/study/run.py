@@ -3,7 +3,6 @@
 The test set is evaluated once a cell, at the end of its training; tuning sees `tune.fit` and `tune.validation` alone.
 """
 
-import json
 import math
 import os
 import shutil
@@ -12,14 +11,17 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from dist_mtl.bounded import parse_json, read_bytes
 from dist_mtl.checkpoint import store
 from dist_mtl.errors import DataError
 from dist_mtl.evaluate import Evaluation
+from dist_mtl.outputs import STAGED, check, check_outputs
 from dist_mtl.study.found import About, Code, code_of, read, write_about
 from dist_mtl.study.jobs import Failure, Job, run_jobs
 from dist_mtl.study.plan import Cell, Pair, Plan
 from dist_mtl.study.progress import Progress
 
+MAX_COMPARISON = 1 << 28  # bytes of its JSON: a line for each slice
 PREDICTIONS = "predictions"  # below a run's folder, where launch/compare.py keeps them
 
 
@@ -44,6 +46,7 @@ class Worked:
 
 def work(plan: Plan, launch: Path, slots: int) -> Worked:
     """Run what is not finished, `slots` processes at a time, by the scripts of `launch`. Raises DataError: no data."""
+    check_study(plan.study.dir)
     study, progress, code = plan.study, Progress(), code_of(launch.parent)
     tuning = plan.tuning()
     later = len(plan.pairs) * len(study.seeds)
@@ -58,10 +61,19 @@ def work(plan: Plan, launch: Path, slots: int) -> Worked:
 
 def look(plan: Plan, launch: Path) -> Worked:
     """The same of what is there, running nothing."""
+    check_study(plan.study.dir)
     tuning = plan.tuning()
     choices = choose(plan, tuning)
     final = plan.final({pair: choice.best for pair, choice in choices.items() if choice.best is not None})
     return Worked(choices, tuning, final, (), code_of(launch.parent))
+
+
+def check_study(folder: str | Path) -> None:
+    """Check all that a study and its cells write. Raises ConfigError, see `outputs`."""
+    names = [f"study.{kind}" for kind in ("json", "md", "html")]
+    check(folder, files=(*names, *(f"{name}{STAGED}" for name in names)), folders=("cells",))
+    for cell in sorted((Path(folder) / "cells").glob("*/")):
+        check_outputs(cell)
 
 
 # ------------------------------------------------------------------------------------------------------------- training
@@ -167,7 +179,7 @@ def rows_error(baseline: Cell, cell: Cell, metric: str) -> float | None:
 def _told(path: Path) -> dict | None:
     """The JSON of launch/compare.py; None if it is not there, or cut short."""
     try:
-        return json.loads(path.read_text())
+        return parse_json(read_bytes(path, MAX_COMPARISON))
     except (FileNotFoundError, ValueError):
         return None
 

@@ -123,7 +123,7 @@ def test_a_link_out_of_the_run_is_refused_and_not_followed(tmp_path: Path, name:
         away.write_text("mine")
     (tmp_path / "run" / name).symlink_to(away)
     [ended] = run_script(1, "train.py", *settings(tmp_path))
-    assert ended.code == 64 and "a link that leads out of the run's folder" in ended.stderr, ended.stderr
+    assert ended.code == 64 and "a link that leads out of the folder" in ended.stderr, ended.stderr
     assert (list(away.iterdir()) == []) if away.is_dir() else (away.read_text() == "mine")
 
 

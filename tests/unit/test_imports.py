@@ -13,7 +13,7 @@ PACKAGE = ROOT / "dist_mtl"
 # may import each other.
 ORDER = [
     ["errors", "terminal"],
-    ["hints", "outputs", "plan_bytes", "parallel.world"],
+    ["hints", "bounded", "outputs", "plan_bytes", "parallel.world"],
     ["config"],
     ["selection", "tested"],
     ["data"],

@@ -42,5 +42,5 @@ def alone(folder: Path) -> Iterator[None]:
 
 def refuse_existing(folder: Path) -> None:
     """Raise DataError for a dataset that is there: none is ever overwritten."""
-    if folder.exists():
+    if os.path.lexists(folder):
         raise DataError(f"{folder}: exists already; a dataset is never overwritten. Remove it or choose another folder")

@@ -19,6 +19,7 @@ import pyarrow.fs as pafs
 
 from dist_mtl.config.place import Place, overlap
 from dist_mtl.errors import ConfigError, DataError
+from dist_mtl.outputs import STAGED, check, write_file
 
 T = TypeVar("T")
 HIDDEN = (".", "_")  # of engines' own files and folders (_SUCCESS, _temporary, .part-0.crc), as Hive, Spark, pyarrow
@@ -97,16 +98,14 @@ class Folder:
     def write(self, path: str, content: bytes) -> None:
         """Write a small file: on this machine complete or not at all, elsewhere as far as the store has it so.
 
-        (An object appears when its upload ends; HDFS may show a part, which is no valid manifest.) Raises DataError.
+        (An object appears when its upload ends; HDFS may show a part, which is no valid manifest.) Raises DataError;
+        ConfigError: a link there leads out of the folder.
         """
         filesystem, root = self._home
         try:
             if self.is_local:
-                target = Path(root, path)
-                staged = target.with_name(f"{target.name}.tmp")
-                staged.unlink(missing_ok=True)  # it may be a link to a file elsewhere
-                staged.write_bytes(content)
-                staged.replace(target)
+                check(root, files=(path, f"{path}{STAGED}"))
+                write_file(Path(root, path), content)
             else:
                 with filesystem.open_output_stream(f"{root}/{path}") as stream:
                     stream.write(content)

@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
+from dist_mtl.bounded import parse_json
 from dist_mtl.data.files import partition
 from dist_mtl.data.files.checksum import Footer, OnBytes, digest, pack, read_footer, sha256_of, unpack
 from dist_mtl.data.files.folder import Folder, reason
@@ -194,7 +195,7 @@ def read(folder: AnyFolder) -> Manifest:
     name = folder.beside(NAME)
     path = folder.at(name)
     try:
-        manifest = TypeAdapter(Manifest).validate_json(folder.read_bytes(name, MAX_BYTES))
+        manifest = TypeAdapter(Manifest).validate_python(parse_json(folder.read_bytes(name, MAX_BYTES)))
     except FileNotFoundError:
         raise DataError(
             f"{path}: there is no such file. A dataset is a folder of Parquet files with a manifest; "
@@ -204,6 +205,8 @@ def read(folder: AnyFolder) -> Manifest:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
         raise DataError(f"{path}: not a manifest: {place}{': ' if place else ''}{first['msg']}") from None
+    except ValueError as error:
+        raise DataError(f"{path}: not a manifest: {error}; list the folder again") from None
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or reason(error)}") from None
     if manifest.version > VERSION:

@@ -17,16 +17,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dist_mtl.bounded import parse_json, read_bytes
 from dist_mtl.config import SampleLogs
 from dist_mtl.data.files import manifest
 from dist_mtl.data.files.disk import alone, refuse_existing, writing
 from dist_mtl.data.files.folder import Folder
 from dist_mtl.data.files.writer import FILE_ROWS, Codec, Encoding, Files, publish
 from dist_mtl.data.sample import timeline
-from dist_mtl.data.sample.synthetic import Ceiling, Split, generate
+from dist_mtl.data.sample.synthetic import MAX_SPEC, Ceiling, Split, generate
 from dist_mtl.data.sample.wide import BenchmarkLogs
 from dist_mtl.data.workers import Workers
 from dist_mtl.errors import ConfigError, DataError
+from dist_mtl.outputs import check
 
 AGAIN = "run the same command again: the files that are complete stay"
 ROOM = f"make room, then {AGAIN}"
@@ -113,6 +115,7 @@ def make_logs(order: Order, folder: str | Path, ranks: int = 1, on_rows: OnRows 
     folder = Path(folder)
     staged, pieces, total = folder.parent / f".making-{folder.name}", order.pieces(), Ceiling()
     refuse_existing(folder)
+    check(folder.parent, folders=(staged.name,))
     with alone(staged):
         _claim(order, staged)
         parts = []
@@ -162,7 +165,11 @@ def _claim(order: Order, staged: Path) -> None:
 def _told_of(folder: Path) -> dict[str, Any] | None:
     """What the files in a folder are of; None where nothing says so."""
     path = folder / Folder.of(folder).beside(TOLD)
-    return json.loads(path.read_text()) if path.exists() else None
+    try:
+        return parse_json(read_bytes(path, MAX_SPEC)) if path.exists() else None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: not what an earlier command wrote there: {reason}; remove {folder}") from None
 
 
 def _found(staged: Path, piece: Piece, ceiling: Ceiling) -> manifest.Manifest:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from dist_mtl.bounded import parse_json, read_bytes
 from dist_mtl.config import LogStream, SampleLogs
 from dist_mtl.data import draws
 from dist_mtl.data.files import manifest
@@ -25,8 +26,10 @@ from dist_mtl.data.sample import shop, timeline, wide
 from dist_mtl.data.sample.shop import SHARD_ROWS
 from dist_mtl.data.sample.wide import BenchmarkLogs
 from dist_mtl.errors import DataError
+from dist_mtl.outputs import write_file
 
 SPEC = "_sample.json"  # beside the manifest of sample logs
+MAX_SPEC = 1 << 20  # bytes of it
 Split = Literal["train", "test"]
 OnRows = Callable[[int], None]  # told how many rows came last
 # A shard before its labels: columns, P(click), P(click and conversion), what the delay of a conversion depends on.
@@ -96,7 +99,7 @@ def write_sample(spec: SampleLogs, train_dir: str | Path, test_dir: str | Path |
             continue
         try:
             write_logs(spec, folder, rows, split, first_row=first_row(spec, split, spec.train_rows))
-            (Path(folder) / SPEC).write_text(json.dumps(_told(spec, split), indent=1) + "\n")
+            write_file(Path(folder) / SPEC, json.dumps(_told(spec, split), indent=1) + "\n")
         except (DataError, OSError):
             # Published by another process meanwhile (then it holds the same rows), or a real error.
             if not manifest.exists(folder):
@@ -116,7 +119,7 @@ def _check_spec(path: Path, spec: SampleLogs, split: Split) -> None:
     try:
         # A key that did not exist when the rows were made had its default's meaning.
         defaults = {name: field.default for name, field in type(spec).model_fields.items()}
-        made, asked = defaults | json.loads(path.read_text()), _told(spec, split)
+        made, asked = defaults | parse_json(read_bytes(path, MAX_SPEC)), _told(spec, split)
     except (OSError, ValueError, TypeError) as error:
         raise DataError(f"{path}: not the spec of sample logs: {error}; remove the folder, it is made again") from None
     changed = [f"{key}: {made.get(key)} -> {asked.get(key)}" for key in asked if made.get(key) != asked.get(key)]
