@@ -17,7 +17,7 @@ import sys  # noqa: E402
 import time  # noqa: E402
 import traceback  # noqa: E402
 from collections.abc import Callable  # noqa: E402
-from typing import TYPE_CHECKING, Any, NoReturn  # noqa: E402
+from typing import TYPE_CHECKING, NoReturn  # noqa: E402
 
 from dist_mtl.errors import ConfigError, DistMtlError, InternalError, Preempted  # noqa: E402
 from dist_mtl.parallel.world import World  # noqa: E402
@@ -31,10 +31,6 @@ DEFAULT_CONFIG = "configs/quickstart.toml"
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are ConfigErrors: exit code 64, and one message for all ranks. Parse inside `run`."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.color = False  # Python 3.14 would write escape sequences into its help
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}\n{' '.join(self.format_usage().split())}")
@@ -109,7 +105,7 @@ def run(main: Callable[[], int | None], world_of: Callable[[], World] = World.fr
             where = ", ".join(getattr(error, "__notes__", ["at the start"]))
             _tell(f"another rank has stopped or does not answer {where}, so this one ends too ({reason})", world)
         else:
-            print(traceback.format_exc(), end="", file=sys.stderr)  # print_exc would colour it
+            traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
     if code:

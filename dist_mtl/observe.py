@@ -19,6 +19,7 @@ from dist_mtl.metrics.task import TaskMetrics
 from dist_mtl.outputs import check_named, check_outputs, claim
 from dist_mtl.tensorboard import TensorBoard
 from dist_mtl.terminal.console import Console, Table, Words, progress_bars
+from dist_mtl.terminal.printable import printable
 
 STREAM = "events.jsonl"
 
@@ -83,7 +84,7 @@ class Observer:
             self._on_board(lambda: self._board.event(name, fields))
         if name == "step" and self._bar is not None:
             self._bar.update(self._task, completed=fields["step"], rest=_step_line(fields))
-        elif (line := _line(name, fields)) is not None:
+        elif (line := _line(name, _printable(fields))) is not None:
             self._say(line)
 
     def _on_board(self, action: Callable[[], None]) -> None:
@@ -97,7 +98,7 @@ class Observer:
 
     def _say(self, line: str) -> None:
         # Plain print: rich would wrap a line in a log at 80 columns.
-        with suppress(OSError):  # stderr may be a file on a full disk, and the training must go on
+        with suppress(OSError):  # a stderr that is not cli.run's, on a full disk: the training must go on
             self._bar.console.print(line) if self._bar else print(line, file=sys.stderr, flush=True)
 
     @contextmanager
@@ -120,6 +121,15 @@ class Observer:
             self._say(f"warning      {self._lost:,} events could not be written to {self._stream.path}")
         if self._board is not None:
             self._on_board(self._board.close)
+
+
+def _printable(value: Any) -> Any:
+    """The fields of an event without a newline of others: the lines of the console are ours."""
+    if isinstance(value, dict):
+        return {_printable(key): _printable(below) for key, below in value.items()}
+    if isinstance(value, list | tuple):
+        return [_printable(below) for below in value]
+    return printable(value) if isinstance(value, str) else value
 
 
 def jsonable(value: Any) -> Any:

@@ -19,8 +19,8 @@ def print_comparison(found: Comparison) -> None:
     """Everything but what only the JSON holds."""
     console = Console()
     for name, side in (("A", found.a), ("B", found.b)):
-        console.print(styled(name, "bold"), f" {_side(side)}")
-    console.print(f"on {found.data}, {found.rows:,} rows; {method(found)}")
+        console.print(styled(name, "bold"), styled(f" {_side(side)}"))
+    console.print(styled(f"on {found.data}, {found.rows:,} rows; {method(found)}"))
     _print_differences(console, found)
     console.print(_metrics(found))
     for column in next(iter(found.tasks.values())).groups:
@@ -28,11 +28,11 @@ def print_comparison(found: Comparison) -> None:
     for column in found.slices:
         console.print(_slices(found, column))
     for warning in found.verdict.warnings:
-        console.print(styled("Warning", "bold"), f" {warning}.")
+        console.print(styled("Warning", "bold"), styled(f" {warning}."))
     sentences = [*(one.words for one in found.verdict.tasks.values()), found.verdict.slices, found.verdict.overall]
     console.print(styled("Verdict", "bold"))
     for sentence in filter(None, sentences):
-        console.print(sentence)
+        console.print(styled(sentence))
 
 
 def method(found: Comparison) -> str:

@@ -19,6 +19,7 @@ from dist_mtl.config.rules import MOST_TOLD
 from dist_mtl.config.section import Section
 from dist_mtl.errors import ConfigError
 from dist_mtl.hints import nearest
+from dist_mtl.terminal.printable import printable
 
 S = TypeVar("S", bound=Section)
 MAX_BYTES = 1_000_000  # a configuration is written by hand; more is a mistake or an attack
@@ -91,7 +92,7 @@ def readable(text: str) -> str:
     """`text` for a terminal and a log: no secrets of URLs, control characters as their escapes, of bounded length."""
     safe = without_secrets(text)
     shown = safe if len(safe) <= MAX_LINE else f"{safe[: MAX_LINE // 2]} ... {safe[-MAX_LINE // 2 :]}"
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in shown)
+    return printable(shown)
 
 
 def _iso(value: Any) -> str:

@@ -26,7 +26,7 @@ def show(description: Description, console: Console) -> None:
     """Findings, then the tables, then the suggested configuration."""
     console.print(styled(told.headline(description), "bold"))
     for finding in findings(description):
-        console.print(styled(f"{MARK[finding.tone]} {finding.text}", STYLE[finding.tone]), finding.what)
+        console.print(styled(f"{MARK[finding.tone]} {finding.text}", STYLE[finding.tone]), styled(finding.what))
     for table in told.tables(description):
         console.print()
         console.print(_table(table.title, table.columns, table.rows))

@@ -167,7 +167,9 @@ def _run_probe() -> dict[str, dict[str, object]]:
     # The child has to find what this process finds, whether dist_mtl is installed or run from a checkout.
     code = f"import sys; sys.path[:] = {sys.path!r}; from dist_mtl.doctor.findings import probe; probe()"
     try:
-        child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PROBE_TIMEOUT)
+        child = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, encoding="utf-8", errors="replace", timeout=PROBE_TIMEOUT
+        )
     except subprocess.TimeoutExpired as late:
         return read_probe((late.stdout or b"").decode(errors="replace"), None)
     return read_probe(child.stdout, child.returncode)
@@ -189,7 +191,9 @@ def _driver() -> Driver | None:
     texts = []
     for command in (query, query[:1]):
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=NVIDIA_SMI_TIMEOUT)
+            done = subprocess.run(
+                command, capture_output=True, encoding="utf-8", errors="replace", timeout=NVIDIA_SMI_TIMEOUT
+            )
         except (OSError, subprocess.TimeoutExpired) as error:
             return Driver("unknown", "", (), str(error))
         if done.returncode != 0:

@@ -46,7 +46,8 @@ def show_knobs(
         table.add_row(*_figures(f"{nodes.found.cluster.nodes} nodes", nodes.found, places))
     console.print(table)
     if start.config.sharding.plan is not None:
-        console.print(f"All of it without sharding.plan = {start.config.sharding.plan}; remove that key to try it.")
+        line = f"All of it without sharding.plan = {start.config.sharding.plan}; remove that key to try it."
+        console.print(styled(line))
     if nodes is None:
         console.print(styled("Nearest fit by nodes alone: none, however many; see the reason below."))
     else:

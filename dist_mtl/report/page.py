@@ -10,6 +10,7 @@ from dist_mtl.errors import ConfigError
 from dist_mtl.outputs import check_named, check_outputs, write_file
 from dist_mtl.report import headline, quality, system, training
 from dist_mtl.report.history import Run, read
+from dist_mtl.terminal.printable import printable
 
 NAME = "report.html"
 
@@ -34,7 +35,10 @@ def write(run_dir: str, out: str | None = None) -> Path:
 
 
 def html(template: str, **values: Any) -> str:
-    """A template of this folder, filled. The page refers to nothing outside of itself, and holds no script."""
+    """A template of this folder, filled. The page refers to nothing outside of itself, and holds no script.
+
+    Characters that steer or hide are shown escaped: a browser turns the direction of what stands around them.
+    """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,  # names of columns, slices and folders come from data
@@ -42,7 +46,7 @@ def html(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(template).render(version=__version__, **values)
+    return printable(environment.get_template(template).render(version=__version__, **values), keep="\n")
 
 
 def render(run: Run) -> str:

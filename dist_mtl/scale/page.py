@@ -8,6 +8,7 @@ import matplotlib
 import torch
 
 matplotlib.use("agg")  # no screen
+matplotlib.rcParams["text.parse_math"] = False  # a $ in a name is a dollar
 from matplotlib import pyplot  # noqa: E402
 from matplotlib.ticker import FuncFormatter  # noqa: E402
 
@@ -16,6 +17,7 @@ from dist_mtl.outputs import check  # noqa: E402
 from dist_mtl.scale.measure import Measured  # noqa: E402
 from dist_mtl.scale.results import Row, rows_of, split_of, write_csv  # noqa: E402
 from dist_mtl.scale.scale_file import Scale  # noqa: E402
+from dist_mtl.study import markdown  # noqa: E402
 from dist_mtl.study.found import Code  # noqa: E402
 
 FILES = ("scale.md", "scale.csv", "speed.png", "split.png")
@@ -35,7 +37,7 @@ def write_page(scale: Scale, measured: Sequence[Measured], command: str, code: C
     _plot_speed(rows, folder / "speed.png")
     _plot_split(measured, folder / "split.png")
     text = "\n".join([*_head(scale, measured, command, code), *_speed(rows), *_split(measured), *_memory(rows)])
-    (folder / "scale.md").write_text(text + "\n")
+    (folder / "scale.md").write_text(text + "\n", encoding="utf-8")
     return text
 
 
@@ -56,8 +58,8 @@ def _head(scale: Scale, measured: Sequence[Measured], command: str, code: Code) 
     lines = [
         "# Scaling",
         "",
-        f"`{command}`, {code}; {device} ({name}), {scale.threads} thread(s) a rank, {scale.rounds} rounds of "
-        f"{scale.steps} steps; ratios are medians within a round, with their quartiles.",
+        f"{markdown.code(command)}, {code}; {device} ({name}), {scale.threads} thread(s) a rank, {scale.rounds} rounds "
+        f"of {scale.steps} steps; ratios are medians within a round, with their quartiles.",
     ]
     apart = sorted({one.series.name for one in measured if not one.interleaved})
     if apart:
@@ -69,7 +71,7 @@ def _speed(rows: Sequence[Row]) -> list[str]:
     lines: list[str] = []
     for name in dict.fromkeys(row.series for row in rows):
         mine = [row for row in rows if row.series == name]
-        lines += ["", f"## {name}", "", HEAD.format(asked=ASKED[mine[0].kind]), "|---" * 7 + "|"]
+        lines += ["", f"## {markdown.plain(name)}", "", HEAD.format(asked=ASKED[mine[0].kind]), "|---" * 7 + "|"]
         for row in mine:
             lines.append(
                 f"| {row.ranks} | {_number(row.rows_per_table)} | {row.global_batch:,} | {row.step_ms:.1f} | "
@@ -100,7 +102,7 @@ def _memory(rows: Sequence[Row]) -> list[str]:
     lines += ["| | tables of the fullest rank, MB | largest / mean | peak, MB | predicted | a step, ms | predicted |"]
     lines += ["|---" * 7 + "|"]
     for row in rows:
-        name = f"{row.series}: {row.ranks} rank(s), {_number(row.rows_per_table)} rows"
+        name = f"{markdown.plain(row.series)}: {row.ranks} rank(s), {_number(row.rows_per_table)} rows"
         lines.append(
             f"| {name} | {row.tables_mb:,.0f} | {row.tables_imbalance:.2f} | {row.memory_mb:,.0f} | "
             f"{_number(row.predicted_memory_mb)} | {row.step_ms:.1f} | {_number(row.predicted_step_ms)} |"

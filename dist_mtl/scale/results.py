@@ -3,11 +3,12 @@
 import csv
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from dist_mtl.bench.compare import ratios
 from dist_mtl.scale.measure import Measured
+from dist_mtl.terminal.printable import printable
 
 # What a phase of parallel/pipeline.py's stopwatch is called on the page; the rest of a step is `other`.
 PHASES = {
@@ -110,7 +111,7 @@ def split_of(one: Measured) -> dict[str, float]:
 
 def write_csv(rows: Sequence[Row], path: Path) -> None:
     """All rows, with a line of names."""
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Row)])
         writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+        writer.writerows(asdict(replace(row, series=printable(row.series))) for row in rows)

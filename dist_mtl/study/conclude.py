@@ -13,7 +13,7 @@ from dist_mtl.report.blocks import Section
 from dist_mtl.report.blocks import Table as Block
 from dist_mtl.report.page import html
 from dist_mtl.report.words import count, moment, plural
-from dist_mtl.study.markdown import markdown
+from dist_mtl.study.markdown import code, markdown
 from dist_mtl.study.plan import Plan
 from dist_mtl.study.results import Results, collect
 from dist_mtl.study.run import Worked
@@ -34,7 +34,7 @@ def conclude(plan: Plan, worked: Worked, command: str) -> None:
     folder = Path(plan.study.dir)
     texts = {
         "json": json.dumps(_json(asdict(found)), indent=1, allow_nan=False) + "\n",
-        "md": markdown(title, (Section("about", "What this is", lede=f"{story} `{command}`"), *parts)),
+        "md": markdown(title, (Section("about", "What this is", lede=f"{story} {code(command)}"), *parts)),
         "html": html("base.html", kind="Study", title=title, story=story, sections=parts, folder=plan.study.dir),
     }
     for suffix, text in texts.items():

@@ -59,8 +59,8 @@ class Table(RichTable):
 
 
 def styled(text: str, style: str = "") -> Text:
-    """A text in a style."""
-    return Text(printable(text, keep="\n"), style=style)
+    """A line in a style; a newline in it is escaped, as in a cell."""
+    return Text(printable(text), style=style)
 
 
 def stacked(*lines: str) -> Text:

@@ -33,6 +33,7 @@ def guard_streams() -> None:
     A closed pipe or a full disk loses the text, and the next text is tried anew, since there may be room again.
     """
     hold_descriptors()
+    os.environ["PYTHON_COLORS"] = "0"  # Python 3.13 styles its tracebacks, 3.14 argparse: that would be escaped
     if sys.stdin is None:
         sys.stdin = open(0, encoding="utf-8", closefd=False)
     for name, number in (("stdout", 1), ("stderr", 2)):
