@@ -18,6 +18,7 @@ from dist_mtl.data import order as orders
 from dist_mtl.data.column_class import RawColumn
 from dist_mtl.data.files.quarantine import Lost
 from dist_mtl.errors import CheckpointError, ConfigError, DamagedCommitError
+from dist_mtl.hints import plural
 from dist_mtl.metrics.recalibration import Fit
 from dist_mtl.selection import Selection
 from dist_mtl.tested import Tested
@@ -57,6 +58,17 @@ DECAYING = ("train.epochs", "train.max_steps")  # fixed once the learning rates 
 # Of `semi_sync`: where nothing is looked up early, and so is the last step, hence DECAYING with them. The other
 # pipelines train the same bits as each other.
 DRAINING = ("train.checkpoint_every", "train.evaluate_every", "train.evaluate_every_rows", "sharding.pipeline")
+
+# What a run is said to differ in, the first that does: what decides the steps and the weights before what tunes them.
+KINDS = {
+    "train.global_batch": "another batch",
+    "features": "other features",
+    "tables": "other tables",
+    "data": "another reading of the data",
+    "model": "another model",
+    "optim": "other optimizers",
+    "seed": "another seed",
+}
 
 
 @dataclass(frozen=True)
@@ -162,34 +174,58 @@ def _digest(tree: dict[str, Any]) -> str:
 
 
 def check_same_run(commit: Commit, config: Config, manifest: str, steps: int, folder: Path) -> None:
-    """Raise CheckpointError if `config` on this dataset, for `steps` steps, would not continue the run of `commit`."""
-    if commit.step > steps:
-        raise CheckpointError(
-            f"{folder}: trained {commit.step} steps, more than the {steps} that this run is to have; raise "
-            f"train.epochs or train.max_steps, or choose another run.dir"
-        )
+    """Raise CheckpointError if `config` on this dataset, for `steps` steps, would not continue the run of `commit`.
+
+    The first line has the first reason: other data before another batch, which both change the number of steps.
+    """
     before, now = _flat(_completed(commit.config)), _flat(config.model_dump(mode="json"))
     is_early = "semi_sync" in (before.get("sharding.pipeline"), config.sharding.pipeline)
     fixed = DECAYING if is_early or config.optim.decay != "none" else ()
     fixed += DRAINING if is_early else ()
     free = tuple(key for key in FREE if key not in fixed)
     changed = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k) and not _is_free(k, free))
-    if changed:
-        lines = "\n".join(f"  {key}: {_brief(before, key)} -> {_brief(now, key)}" for key in changed)
+    is_other_data = commit.manifest != manifest and not _reach_differs(before, now)
+    if changed or is_other_data:
+        lines = [f"{key}: {_brief(before, key)} -> {_brief(now, key)}" for key in changed]
+        if is_other_data or before.get("data.train") != now["data.train"]:
+            told = [f"{_brief(flat, 'data.train')} (manifest {digest[:12]})"
+                    for flat, digest in ((before, commit.manifest), (now, manifest))]  # fmt: skip
+            lines.insert(0, f"data.train: {' -> '.join(told)}")
+        kind, advice = _kind_of(changed), "remove this one to start afresh"
+        if is_other_data:
+            kind, advice = "other data", "restore the data: rows would be repeated or lost"
         raise CheckpointError(
-            f"{folder}: made with another configuration, so this run would not continue it:\n{lines}\n"
-            f"Choose another run.dir, or remove this one to start afresh"
+            "\n  ".join([f"{folder}: made with {kind}, so this run would not continue it:", *lines])
+            + f"\nChoose another run.dir, or {advice}"
         )
     if commit.order != orders.VERSION and config.data.shuffle and commit.step < steps:
         raise CheckpointError(
             f"{folder}: made by an earlier version, which shuffled the rows in another order; rows would be repeated "
             f"or lost. End the run with that version, or choose another run.dir"
         )
-    if commit.manifest != manifest:
+    if commit.step > steps:
         raise CheckpointError(
-            f"{folder}: made with another version of the dataset (manifest {commit.manifest[:12]}, now "
-            f"{manifest[:12]}); rows would be repeated or lost. Choose another run.dir, or restore the data"
+            f"{folder}: trained {plural(commit.step, 'step')}, more than the {steps:,} that this run is to have; raise "
+            f"train.epochs or train.max_steps, or choose another run.dir"
         )
+
+
+def _reach_differs(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether the digests of two runs are not of the same rows, so that they say nothing: of a stream, a digest is of
+    the partitions up to a step."""
+    streams = [{k: v for k, v in flat.items() if k.startswith("data.stream")} for flat in (before, now)]
+    keys = ("train.global_batch", "optim.decay")
+    return streams != [{"data.stream": None}] * 2 and (
+        streams[0] != streams[1] or any(before.get(key) != now[key] for key in keys)
+    )
+
+
+def _kind_of(changed: list[str]) -> str:
+    """What has changed, in words, by the first of KINDS that has."""
+    for prefix, words in KINDS.items():
+        if any(key == prefix or key.startswith(f"{prefix}.") for key in changed):
+            return words
+    return "another configuration"
 
 
 def _completed(tree: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from dist_mtl.hints import plural as plural  # the words of reports are imported from here
+
 NBSP = "\u00a0"  # a number and its unit stay on one line
 MISSING = "–"
 
@@ -83,11 +85,6 @@ def moment(unix: float) -> str:
         return f"{datetime.fromtimestamp(unix, UTC):%Y-%m-%d %H:%M} UTC"
     except (OverflowError, OSError, ValueError):
         return MISSING
-
-
-def plural(n: float, one: str, many: str = "") -> str:
-    """1 restart, 3 restarts."""
-    return f"{count(n)} {one if n == 1 else many or one + 's'}"
 
 
 def listing(words: Sequence[str], most: int = 3) -> str:

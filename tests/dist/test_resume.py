@@ -155,17 +155,17 @@ def test_evaluate_prints_the_same_table(folder: Path, whole: dict) -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "words"),
+    ("override", "reason", "words"),
     [
-        ("optim.dense.lr=0.5", "optim.dense.lr: 0.001 -> 0.5"),
-        ("seed=9", "seed: 1 -> 9"),
-        ("data.shuffle=false", "data.shuffle"),
+        ("optim.dense.lr=0.5", "other optimizers", "optim.dense.lr: 0.001 -> 0.5"),
+        ("seed=9", "another seed", "seed: 1 -> 9"),
+        ("data.shuffle=false", "another reading of the data", "data.shuffle"),
     ],
 )
-def test_a_changed_configuration_is_refused(folder: Path, whole: dict, override: str, words: str) -> None:
+def test_a_changed_configuration_is_refused(folder: Path, whole: dict, override: str, reason: str, words: str) -> None:
     for name, message, code in Cluster(2).run(error_of_train, settings(folder, "whole", override)):
         assert (name, code) == ("CheckpointError", 66)
-        assert "another configuration" in message and words in message and "run.dir" in message
+        assert f"made with {reason}, so" in message and words in message and "Choose another run.dir" in message
 
 
 def test_a_run_that_is_longer_than_asked_for_is_refused(folder: Path, whole: dict) -> None:
@@ -179,7 +179,8 @@ def test_changed_data_are_refused_and_moved_data_are_not(folder: Path, whole: di
     config = settings(folder, "whole", f"data.train='{folder / 'other'}'")
     for name, message, code in Cluster(2).run(error_of_train, config):
         assert (name, code) == ("CheckpointError", 66)
-        assert "another version of the dataset" in message
+        assert "made with other data, so" in message and f"data.train: {folder / 'train'} (manifest " in message
+        assert f" -> {folder / 'other'} (manifest " in message
     shutil.copytree(folder / "train", folder / "moved")
     config = settings(folder, "whole", f"data.train='{folder / 'moved'}'")
     assert Cluster(2).run(train, config) == [whole["table"]] * 2
