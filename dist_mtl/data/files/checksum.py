@@ -46,7 +46,7 @@ class Footer:
         for column in columns:
             told = group.column(column)
             start, dictionary = told.data_page_offset, told.dictionary_page_offset
-            if told.has_dictionary_page and dictionary and dictionary < start:  # some writers say 0, and mean none
+            if told.has_dictionary_page and 0 < dictionary < start:  # some writers say 0, and mean none
                 start = dictionary
             found[column] = range(start, start + told.total_compressed_size)
         return found
@@ -147,8 +147,6 @@ def digest(file: pa.NativeFile, name: str, footer: Footer, on_bytes: OnBytes) ->
     places = (footer.chunks(g, range(shape[1])).items() for g in range(shape[0]))
     of_chunks = ((chunk, g * shape[1] + column) for g, chunks in enumerate(places) for column, chunk in chunks)
     parts = sorted(of_chunks, key=lambda part: (part[0].start, part[0].stop))
-    if outside := [part for part, _ in parts if part.start < 0 or part.stop > footer.file_bytes]:
-        raise not_parquet(name, f"a column lies outside of it, at byte {outside[0].start:,}")
     whole, crcs, stop, first = hashlib.sha256(), [0] * len(parts), 0, 0
     file.seek(0)
     while piece := file.read(PIECE):

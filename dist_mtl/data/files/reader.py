@@ -180,8 +180,6 @@ class _File:
         ranges = self._footer.chunks(row_group, self._leaves_of(columns))
         self._chunks.held = held = {}
         for run in _runs(ranges.values(), self._gap):
-            if run.start < 0:
-                raise _Damage(f"a column lies outside of the file, at byte {run.start:,}")
             data = memoryview(self._stream.read_at(len(run), run.start))
             for leaf, chunk in ranges.items():
                 if run.start <= chunk.start and chunk.stop <= run.stop:
