@@ -42,7 +42,7 @@ def train(config: Config) -> Evaluation | None:
         progress = session.resume()
         rt.honour_stop()
         observer.event("start", **session.summary())
-        if message := warning_of_space(model, config.run, rt):
+        if message := warning_of_space(model, pace.window_state(), config, rt):
             observer.event("warning", message=message)
         with observer.progress(progress.step, due.steps):
             try:

@@ -113,8 +113,15 @@ def read_sums(folder: Path) -> dict[str, str]:
     return disk.read_sums(folder)
 
 
+def name_of(step: int) -> str:
+    """The folder of a commit."""
+    return f"step-{step:010d}"
+
+
 def read(folder: Path) -> Commit:
-    """Parse a commit's description; its bytes are checked. Raises CheckpointError: damaged, or of another format."""
+    """Parse a commit's description; its bytes are checked. Raises CheckpointError: damaged, or of another format;
+    DamagedCommitError, too, for a sound commit under the name of another step: the folder is not what it is taken for.
+    """
     path = folder / NAME
     text, wanted = disk.read_text(path, MAX_BYTES), read_sums(folder).get(NAME)
     if disk.checksum(text.encode()).hexdigest() != wanted:
@@ -123,9 +130,15 @@ def read(folder: Path) -> Commit:
         tree = parse_json(text.encode())
         if (version := tree["version"]) > VERSION:
             raise CheckpointError(f"{path}: format version {version}; this program knows {VERSION}. Upgrade dist_mtl")
-        return TypeAdapter(Commit).validate_python(tree)
+        commit = TypeAdapter(Commit).validate_python(tree)
     except (ValidationError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: not a commit: {str(error).splitlines()[0]}") from None
+    if folder.name.startswith("step-") and folder.name != name_of(commit.step):
+        raise DamagedCommitError(
+            f"{path}: of step {commit.step:,}, not the step of its folder; a checkpoint was copied or renamed. Give it "
+            f"its own name, {name_of(commit.step)}, or remove it"
+        )
+    return commit
 
 
 def read_recalibration(folder: Path) -> Fit | None:

@@ -19,7 +19,7 @@ import torch
 from torch import OutOfMemoryError, Tensor
 
 from dist_mtl.checkpoint import archive, disk
-from dist_mtl.checkpoint.format import NAME, Commit, read
+from dist_mtl.checkpoint.format import NAME, Commit, name_of, read
 from dist_mtl.checkpoint.index import INDEX, Index, arrange, file_of, listing, to_write
 from dist_mtl.errors import CheckpointError, DamagedCommitError, NonFiniteError
 from dist_mtl.parallel.held import Held
@@ -32,11 +32,6 @@ NEAR = 1 << 18  # numbers looked at together
 # torch's CPU allocator has a RuntimeError for it, and so have pinned buffers. `memory` alone is said of an illegal
 # access on CUDA, too.
 LACKING = ("can't allocate memory", "not enough memory", "out of memory")
-
-
-def name_of(step: int) -> str:
-    """The folder of a commit."""
-    return f"step-{step:010d}"
 
 
 def complete(root: Path) -> list[Path]:

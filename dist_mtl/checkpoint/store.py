@@ -53,7 +53,7 @@ def latest(run_dir: str | Path) -> Path | None:
 
 def exists(run_dir: str | Path, step: int) -> bool:
     """Whether there is a commit of this step."""
-    return (Path(run_dir) / FOLDER / staging.name_of(step)).is_dir()
+    return (Path(run_dir) / FOLDER / commits.name_of(step)).is_dir()
 
 
 def find(run_dir: str | Path, which: str) -> Path:
@@ -66,7 +66,7 @@ def find(run_dir: str | Path, which: str) -> Path:
     step = commits.read(newest).selection.best_step if which == "best" else which
     if step is None:
         return newest
-    if not str(step).isdigit() or not (folder := newest.parent / staging.name_of(int(step))).is_dir():
+    if not str(step).isdigit() or not (folder := newest.parent / commits.name_of(int(step))).is_dir():
         there = ", ".join(str(int(one.name[5:])) for one in complete(newest.parent))
         raise CheckpointError(f"{run_dir}: no commit `{step}`; there are `best`, `latest` and the steps {there}")
     return folder
@@ -111,6 +111,7 @@ def _check_shared(folder: Path, told: str) -> None:
     """
     with suppress(DamagedCommitError):
         sums = _listed(folder)
+        commits.read(folder)
         for name in (one for one in sums if f"{folder / one}:" in told):
             disk.check_file(folder, name, sums[name])
         raise CheckpointError(f"{told}; but the first rank reads {folder} as it was written. Do all nodes share it?")
@@ -151,8 +152,9 @@ def verify(folder: Path, rt: Runtime) -> None:
 
 
 def verify_share(folder: Path, rank: int = 0, world: int = 1) -> None:
-    """The same for every world-th file. No collective."""
+    """The same for every world-th file, and that it is of the step that its name says. No collective."""
     sums = _listed(folder)
+    commits.read(folder)
     for name in sorted(sums)[rank::world]:
         disk.check_file(folder, name, sums[name])
 
