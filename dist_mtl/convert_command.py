@@ -8,10 +8,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa
 from rich.progress import BarColumn, TaskProgressColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from dist_mtl.cli import Parser, count
+from dist_mtl.convert_like import like_of
 from dist_mtl.data.convert import aliccp, aliexpress, criteo, movielens, tabular
+from dist_mtl.data.convert.like import wished
 from dist_mtl.data.convert.lines import bytes_of
 from dist_mtl.data.convert.parts import OnProgress
 from dist_mtl.data.convert.split import TRAIN
@@ -76,17 +79,24 @@ def add_csv(sources: "argparse._SubParsersAction[Parser]") -> None:
     table = sources.add_parser("csv", help="CSV files with a click and a conversion column (also .gz, .bz2, .zip)")
     table.add_argument("src", nargs="+")
     add_out(table)
-    table.add_argument("--click", required=True, metavar="COL[=TEXT]", help="0/1, or 1 where the column holds TEXT")
-    table.add_argument("--conversion", required=True, metavar="COL[=TEXT]")
+    table.add_argument("--click", metavar="COL[=TEXT]", help="0/1, or 1 where the column holds TEXT")
+    table.add_argument("--conversion", metavar="COL[=TEXT]", help="the same; without both the rows are to be scored")
+    table.add_argument("--unlabelled", action="store_true", help="leave the label columns out: rows to be scored")
     table.add_argument("--no-funnel", action="store_true", help="a conversion does not imply a click")
+    table.add_argument("--like", metavar="DATA|RUN", help="the columns and types of a dataset, or of a run's training")
     table.add_argument("--delimiter", default=",", help="one character, or 'tab'")
     table.add_argument("--names", nargs="+", default=[], metavar="COL", help="the columns of files without a header")
     table.add_argument("--bag", action="append", default=[], metavar="COL:SEP", help="a list of ids, separated by SEP")
-    table.add_argument("--id", action="append", default=[], metavar="COL", help="read this column as text, as an id")
+    table.add_argument("--id", action="append", default=[], metavar="COL", help="short for --type COL=string")
+    typed = "int64, double, string, bool, date, timestamp, ... (default: what holds every value of the column)"
+    table.add_argument("--type", action="append", default=[], metavar="COL=TYPE", help=typed)
+    missing = "a text that means: no value; --null '' alone: only empty fields do"
+    table.add_argument("--null", action="append", default=[], metavar="TOKEN", help=missing)
     table.add_argument("--split-by", metavar="COL", help="rows of one value (a user, a page) stay together")
     table.add_argument("--test", action="append", default=[], metavar="FILE", help="files with the test rows")
-    table.add_argument("--test-share", type=float, help="share of the values of --split-by (default 0.2)")
-    add_validation(table, "values of --split-by")
+    share = "of the values of --split-by (default 0.2), else of the rows at random (default: no test rows)"
+    table.add_argument("--test-share", type=float, metavar="SHARE", help=share)
+    add_validation(table, "values of --split-by, else rows")
     table.add_argument("--suggest", metavar="FILE", help="write a configuration to train by, as describe does")
 
 
@@ -141,10 +151,17 @@ def convert_csv(arguments: argparse.Namespace) -> None:
     source, split = csv_of(arguments), split_of(arguments)
     if arguments.suggest is not None and os.path.lexists(arguments.suggest):  # before hours of work
         raise ConfigError(f"{arguments.suggest}: it is there already; choose with --suggest a file that is not")
-    with progress([*source.paths, *split.test_paths]) as on_progress:
+    with progress([*source.paths, *split.test_paths] * 2) as on_progress:
         made = tabular.convert(source, split, arguments.out, arguments.jobs, on_progress)
-    following = suggest(str(Path(arguments.out) / TRAIN), arguments.suggest, arguments.jobs)
+    train = str(Path(arguments.out) / TRAIN)
+    if made.labels and source.like is None:
+        following = suggest(train, arguments.suggest, arguments.jobs)
+    else:
+        run = shlex.quote(source.like.name if source.like is not None and source.like.labels else "RUN")
+        following = f"next: python launch/predict.py {run} {shlex.quote(train)} SCORES"
     tell_all(arguments.out, made.datasets, made.tally)
+    for remark in made.remarks:
+        print(f"note: {remark}")
     print(following)
 
 
@@ -166,38 +183,44 @@ def csv_of(arguments: argparse.Namespace) -> tabular.Csv:
     delimiter = "\t" if arguments.delimiter in ("tab", "\\t") else arguments.delimiter
     if len(delimiter) != 1:
         raise ConfigError(f"--delimiter {arguments.delimiter!r}: one character, or 'tab'")
-    (click, click_text), (conversion, conversion_text) = (
-        (column, text if equals else None)
-        for column, equals, text in (option.partition("=") for option in (arguments.click, arguments.conversion))
-    )
-    positive = {name: text for name, text in ((click, click_text), (conversion, conversion_text)) if text is not None}
+    labels = [option.partition("=") if option is not None else (None, "", "") for option in
+              (arguments.click, arguments.conversion)]  # fmt: skip
     return tabular.Csv(
         tuple(arguments.src),
-        click,
-        conversion,
-        delimiter,
-        tuple(arguments.id),
-        bags,
-        tuple(arguments.names),
-        positive,
-        not arguments.no_funnel,
+        *(column for column, _, _ in labels),
+        delimiter=delimiter,
+        ids=tuple(arguments.id),
+        bags=bags,
+        names=tuple(arguments.names),
+        positive={column: text for column, equals, text in labels if equals},
+        funnel=not arguments.no_funnel,
+        types=types_of(arguments.type),
+        nulls=tuple(arguments.null),
+        like=None if arguments.like is None else like_of(arguments.like),
+        unlabelled=arguments.unlabelled,
     )
+
+
+def types_of(options: Sequence[str]) -> dict[str, pa.DataType]:
+    """Column -> type. Raises ConfigError."""
+    types: dict[str, pa.DataType] = {}
+    for column, kind in map(wished, options):
+        if types.setdefault(column, kind) != kind:
+            raise ConfigError(f"--type: `{column}` is to be {types[column]} and {kind}; keep one of the two")
+    return types
 
 
 def split_of(arguments: argparse.Namespace) -> tabular.Split:
     """Where the test and validation rows come from. Raises ConfigError."""
     share, by = arguments.test_share, arguments.split_by
     for option, value in (("--test-share", share), ("--validation", arguments.validation or None)):
-        if value is not None and by is None:
-            raise ConfigError(f"{option} {value}: name the column whose values are shared out, --split-by COL")
         if value is not None and not 0 < value < 1:
             raise ConfigError(f"{option} {value}: a share between 0 and 1")
     if arguments.test and share is not None:
         raise ConfigError("--test-share: the test rows are those of --test; remove one of the two")
     if arguments.test and by is not None and not arguments.validation:
         raise ConfigError("--split-by: the test rows are those of --test; add --validation SHARE, or remove it")
-    rest = {} if share is None else {"share": share}
-    return tabular.Split(tuple(arguments.test), by, validation=arguments.validation, **rest)
+    return tabular.Split(tuple(arguments.test), by, share, arguments.validation)
 
 
 @contextmanager

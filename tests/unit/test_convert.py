@@ -137,9 +137,9 @@ def test_a_conversion_without_a_click_is_kept_counted_and_answered_by_a_policy(t
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("x,c,v\n1,0,0\n2,2,0\n", ["a.csv, line 3: label `c`", "2.0, not 0 or 1"]),
+        ("x,c,v\n1,0,0\n2,2,0\n", ["a.csv, line 3: label `c`", "'2', not 0 or 1 (1 of 2 rows)"]),
         ("x,c,v\n1,0,0\n2,1,\n", ["a.csv, line 3: label `v`", "is empty"]),
-        ("x,c,v\n1,no,0\n", ["column `c`", "no"]),
+        ("x,c,v\n1,no,0\n", ["label `c` is 'no'", "not 0 or 1"]),
         ("x,click,v\n1,0,0\n", ["no column `c`", "the label"]),
         ("x,c,v\n1,0\n", ["Expected 3 columns, got 2"]),
         ("x,x,c,v\n1,1,0,0\n", ["x more than once"]),
@@ -169,7 +169,7 @@ def test_a_type_that_changes_later_is_told_with_its_row_and_the_way_out(
 def test_a_label_is_told_by_its_row_in_a_later_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lines, "BLOCK_BYTES", 1_000)
     path = write(tmp_path / "a.csv", "x,c,v\n" + "1,0,0\n" * 1_000 + "1,7,0\n")
-    with pytest.raises(DataError, match=r"line 1,002: label `c` is 7.0, not 0 or 1"):
+    with pytest.raises(DataError, match=r"line 1,002: label `c` is '7', not 0 or 1"):
         tabular.convert(tabular.Csv((path,), "c", "v"), tabular.Split(), tmp_path / "out")
 
 

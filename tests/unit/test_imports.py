@@ -33,7 +33,7 @@ ORDER = [
     ["train"],
     ["compare", "report", "study"],
     ["describe"],
-    ["cli", "bench", "convert_command", "verify"],
+    ["cli", "bench", "convert_command", "convert_like", "verify"],
     ["scale"],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}

@@ -22,6 +22,7 @@ class Layout:
     delimiter: str = ","
     nulls: tuple[str, ...] = ("",)
     quoted: bool = False
+    quoted_nulls: bool = True  # a null token in quotes is null, too
     advice: str = ""  # what to do where a value has another type; `{column}` is its name
 
 
@@ -39,7 +40,7 @@ def table_of(block: Block, layout: Layout, data: bytes | None = None) -> pa.Tabl
         row, reason = reason_of(error, layout)
         cut = "" if block.complete else ". The file ends in the middle of a line: download it again"
         raise DataError(f"{block.place(row)}: {reason}{cut}") from None
-    if layout.quoted:
+    if layout.quoted and b'"' in text:
         _refuse_line_ends(table, block)
     return table
 
@@ -65,7 +66,10 @@ def parse(data: bytes | pa.Buffer, layout: Layout) -> pa.Table:
             delimiter=layout.delimiter, quote_char='"' if layout.quoted else False, ignore_empty_lines=True
         ),
         convert_options=pa.csv.ConvertOptions(
-            column_types=layout.types, null_values=list(layout.nulls), strings_can_be_null=layout.quoted
+            column_types=layout.types,
+            null_values=list(layout.nulls),
+            strings_can_be_null=layout.quoted,
+            quoted_strings_can_be_null=layout.quoted_nulls,
         ),
     )
 

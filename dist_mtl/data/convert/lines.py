@@ -101,7 +101,7 @@ def first_line(path: str | Path) -> str:
         try:
             return block.data[: block.data.index(b"\n")].decode().rstrip("\r")
         except UnicodeDecodeError:
-            raise DataError(f"{path}, line 1: not UTF-8 text") from None
+            raise DataError(f"{path}, line 1: not UTF-8 text; convert it to UTF-8, e.g. by iconv") from None
     raise DataError(f"{path}: empty, it has not even a header; make or download it again")
 
 
@@ -178,11 +178,13 @@ def _opened(path: str, file: BinaryIO) -> Iterator[BinaryIO]:
 
 def _line_of_row(data: bytes, row: int) -> int:
     """The number, from 0, of the line that holds row `row`. For messages only: it walks over the lines."""
-    for number, line in enumerate(data.split(b"\n")):
-        row -= bool(line.strip(b"\r"))
+    number = start = 0
+    while (stop := data.find(b"\n", start)) >= 0:
+        row -= bool(data[start:stop].strip(b"\r"))
         if row < 0:
             return number
-    return data.count(b"\n")
+        number, start = number + 1, stop + 1
+    return number
 
 
 def _lines_before(segment: Segment) -> int:

@@ -1,0 +1,286 @@
+"""What the texts of a column are, counted over all rows, and the type that follows: one that loses no value.
+
+The counts do not depend on how the files are cut into blocks, nor on the order in which they are added up.
+"""
+
+import re
+import shlex
+from collections import Counter
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import StrEnum
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dist_mtl.data.convert.lines import Block, Place
+from dist_mtl.data.convert.values import (
+    NULLS,
+    NUMBER,
+    SPECIAL,
+    WHOLE,
+    among,
+    are_canonical,
+    cast,
+    matches,
+    places_of,
+    trimmed,
+)
+
+PADDED = r"^[+-]?([0-9]+|0[xX][0-9a-fA-F]+)$"  # a whole number that does not come back as it was written, unless WHOLE
+EXPONENT = r"^(-0|[+-]?[0-9]+[eE]\+?[0-9]+)$"  # 1e5: a number beside fractions, else perhaps an id
+NUMBERLIKE = f"{NUMBER}|{SPECIAL}|{PADDED}"
+SAFE_DIGITS = 15  # so many decimal digits always come back from a double
+LONGEST = 300  # digits: what has more is beyond every type
+LOOKED_AT = 500  # of the longer fractions of a block that are not the shortest text of their double
+MOSTLY = 0.5  # a text column of which so many values are numbers is told of
+SHOWN = 40  # characters of a value in a line
+
+
+class Kind(StrEnum):
+    """What a text can be. BIG, WIDE count among WHOLE; ROUNDED, POINTED among FRACTION."""
+
+    EMPTY = "empty"  # nothing between two delimiters
+    QUOTED = "quoted"  # ""
+    TOKEN = "token"  # NA, NULL ...: nothing in a number column, a value in a text column
+    WHOLE = "whole"
+    BIG = "big"  # no double has this value
+    WIDE = "wide"  # beyond int64
+    PADDED = "padded"
+    EXPONENT = "exponent"
+    FRACTION = "fraction"
+    ROUNDED = "rounded"  # a double has fewer digits
+    POINTED = "pointed"  # 12.0
+    SPECIAL = "special"  # nan, inf
+    TEXT = "text"
+    MISFIT = "misfit"  # is not of the type that was asked for
+    LOOSE = "loose"  # is of it, but would be written otherwise
+
+
+KINDS = tuple(Kind)
+CODE = {kind: code for code, kind in enumerate(KINDS)}
+# The last one that fits counts.
+PATTERNS = {Kind.PADDED: PADDED, Kind.WHOLE: WHOLE, Kind.EXPONENT: EXPONENT, Kind.SPECIAL: SPECIAL}
+VALUES = (Kind.WHOLE, Kind.PADDED, Kind.EXPONENT, Kind.FRACTION, Kind.SPECIAL, Kind.TEXT)
+
+
+@dataclass
+class Evidence:
+    """How many rows hold a text of each kind, and the first text with its place."""
+
+    counts: Counter[Kind] = field(default_factory=Counter)
+    firsts: dict[Kind, tuple[str, Place]] = field(default_factory=dict)
+
+    def note(self, kind: Kind, rows: np.ndarray, text: pa.Array, block: Block) -> None:
+        """Count the rows (numbers within the block) of a kind."""
+        if len(rows):
+            self.counts[kind] += len(rows)
+            if kind not in self.firsts:
+                row = int(rows[0])
+                self.firsts[kind] = (text[row].as_py() or "", block.place(row))
+
+    def add(self, other: "Evidence") -> None:
+        """Take in what was seen of later rows."""
+        self.counts += other.counts
+        self.firsts = other.firsts | self.firsts
+
+    def first(self, kind: Kind) -> str:
+        """The first text of a kind with its place, for a line."""
+        text, place = self.firsts[kind]
+        return f"first {shown(text)}: {place}"
+
+    @property
+    def values(self) -> int:
+        """Rows with a value, whatever it is."""
+        return sum(self.counts[kind] for kind in VALUES)
+
+
+def shown(text: str) -> str:
+    """A value as a line shows it: in quotes, not too long, nothing that moves a cursor."""
+    return repr(text if len(text) <= SHOWN else f"{text[:SHOWN]}...")
+
+
+def see(evidence: Evidence, text: pa.Array, block: Block, tokens: tuple[str, ...] = NULLS) -> None:
+    """Count what the texts of a block are. A null is nothing between two delimiters; '' was in quotes."""
+    evidence.note(Kind.EMPTY, np.flatnonzero(text.is_null().to_numpy(zero_copy_only=False)), text, block)
+    whole = cast(text, pa.int64())
+    if whole is not None and are_canonical(text):
+        rows = np.flatnonzero(text.is_valid().to_numpy(zero_copy_only=False))
+        evidence.note(Kind.WHOLE, rows, text, block)
+        numbers = whole.fill_null(0).to_numpy(zero_copy_only=False)
+        if len(numbers) and (numbers.max() > 2**53 or numbers.min() < -(2**53)):
+            with np.errstate(invalid="ignore"):
+                evidence.note(
+                    Kind.BIG, np.flatnonzero(numbers.astype(np.float64).astype(np.int64) != numbers), text, block
+                )
+        return
+    plain = np.zeros(len(text), bool)
+    numbers = cast(text, pa.float64()) if not tokens_are_numbers(tokens) else None
+    if numbers is not None and pc.all(pc.is_finite(numbers)).as_py() is not False:
+        plain = pc.match_substring(text, ".").fill_null(False).to_numpy(zero_copy_only=False)
+        evidence.note(Kind.FRACTION, np.flatnonzero(plain), text, block)
+        _see_fractions(evidence, text, numbers.fill_null(0).to_numpy(zero_copy_only=False), plain, block)
+    _see_each(evidence, text, np.flatnonzero(~plain & text.is_valid().to_numpy(zero_copy_only=False)), block, tokens)
+
+
+def tokens_are_numbers(tokens: tuple[str, ...]) -> bool:
+    """Whether a number can stand for nothing, as -1 and -999 do in some files."""
+    return bool(matches(pa.array(tokens, pa.string()), NUMBER).any())
+
+
+def _see_fractions(evidence: Evidence, text: pa.Array, x: np.ndarray, chosen: np.ndarray, block: Block) -> None:
+    """Count fractions whose values are at hand."""
+    evidence.note(Kind.POINTED, np.flatnonzero(chosen & (x == np.trunc(x))), text, block)
+    lengths = pc.binary_length(text).fill_null(0).to_numpy(zero_copy_only=False)
+    long = chosen & ((lengths > SAFE_DIGITS) | ((x == 0) & (lengths > 5)))  # 1e-400 is short, and 0 as a double
+    if not long.any():
+        return
+    rows = np.flatnonzero(long)
+    shortest = pa.array(x[rows]).cast(pa.string())
+    rows = rows[~pc.equal(shortest, text.take(pa.array(rows))).to_numpy(zero_copy_only=False)]
+    # A writer of 17 or more digits makes all of them so: then a part tells whether doubles were written.
+    part = rows[:: -(-len(rows) // LOOKED_AT)] if len(rows) > LOOKED_AT else rows
+    lost = [row for row in part if not comes_back(text[row].as_py(), float(x[row]))]
+    if lost and len(part) < len(rows):
+        lost = [row for row in rows if not comes_back(text[row].as_py(), float(x[row]))]
+    evidence.note(Kind.ROUNDED, np.array(lost, np.int64), text, block)
+
+
+def comes_back(text: str, x: float) -> bool:
+    """Whether a double, written with as many digits, is the number in the text."""
+    mantissa = re.split("[eE]", text.strip())[0]
+    digits = re.sub(r"[^0-9]", "", mantissa).strip("0")
+    return np.isfinite(x) and Decimal(f"{x:.{max(0, len(digits) - 1)}e}") == Decimal(text.strip())
+
+
+def _see_each(evidence: Evidence, text: pa.Array, rows: np.ndarray, block: Block, tokens: tuple[str, ...]) -> None:
+    """Count the texts of these rows, each distinct one looked at once."""
+    coded = text.take(pa.array(rows)).dictionary_encode()
+    if not len(coded):
+        return
+    words, places = coded.dictionary, places_of(coded)
+    kinds = _kinds(words, tokens)
+    for kind in np.unique(kinds):
+        evidence.note(KINDS[kind], rows[(kinds == kind)[places]], text, block)
+    far = (kinds == CODE[Kind.WHOLE]) & (pc.binary_length(words).to_numpy(zero_copy_only=False) > SAFE_DIGITS)
+    if far.any():
+        wide, big = np.zeros(len(words), bool), np.zeros(len(words), bool)
+        for i in np.flatnonzero(far):
+            word = words[int(i)].as_py().strip()
+            number = int(word) if len(word) < LONGEST else None
+            wide[i] = number is None or not -(2**63) <= number < 2**63
+            big[i] = number is None or int(float(number)) != number
+        evidence.note(Kind.WIDE, rows[wide[places]], text, block)
+        evidence.note(Kind.BIG, rows[big[places]], text, block)
+    if (fraction := (kinds == CODE[Kind.FRACTION])[places]).any():
+        chosen, numbers = np.zeros(len(text), bool), np.zeros(len(text))
+        chosen[rows[fraction]] = True
+        numbers[chosen] = trimmed(text.filter(pa.array(chosen))).cast(pa.float64()).to_numpy(zero_copy_only=False)
+        _see_fractions(evidence, text, numbers, chosen, block)
+
+
+def _kinds(words: pa.Array, tokens: tuple[str, ...]) -> np.ndarray:
+    """The kind of each text, as its place in KINDS."""
+    bare = trimmed(words)
+    kinds = np.full(len(words), CODE[Kind.TEXT], np.int8)
+    if (like := matches(bare, NUMBERLIKE)).any():
+        kinds[like] = CODE[Kind.FRACTION]
+        for kind, pattern in PATTERNS.items():
+            kinds[matches(bare, pattern)] = CODE[kind]
+    kinds[among(words, ("", *tokens))] = CODE[Kind.TOKEN]
+    kinds[pc.equal(words, "").to_numpy(zero_copy_only=False)] = CODE[Kind.QUOTED]
+    return kinds
+
+
+def type_of(evidence: Evidence) -> pa.DataType:
+    """int64, double or text: the first that holds every value as it is."""
+    n = evidence.counts
+    if not evidence.values or n[Kind.TEXT] or n[Kind.PADDED]:
+        return pa.string()
+    if not n[Kind.FRACTION] and not n[Kind.SPECIAL]:
+        return pa.string() if n[Kind.WIDE] or n[Kind.EXPONENT] else pa.int64()
+    return pa.string() if n[Kind.BIG] else pa.float64()
+
+
+def remarks_of(name: str, evidence: Evidence, nulls: tuple[str, ...]) -> list[str]:
+    """What a user should know of a column whose type was decided: its values as they are kept, and the other choice."""
+    n, kind, quoted = evidence.counts, type_of(evidence), shlex.quote(name)
+    lines = []
+    if kind == pa.string():
+        lines += _why_text(name, quoted, evidence)
+        lines += kept_token(name, evidence, nulls)
+    elif n[Kind.POINTED] == n[Kind.FRACTION] and n[Kind.FRACTION] and not n[Kind.SPECIAL]:
+        lines.append(
+            f"`{name}`: a number, though all its values are whole ({evidence.first(Kind.POINTED)}); "
+            f"--type {quoted}=int64 reads them as ids"
+        )
+    if kind == pa.float64() and not n[Kind.FRACTION]:
+        lines.append(
+            f"`{name}`: numbers with a fraction, not whole ones: {rows_of(n[Kind.SPECIAL])} no number "
+            f"({evidence.first(Kind.SPECIAL)}); --null {shlex.quote(evidence.firsts[Kind.SPECIAL][0])} makes it missing"
+        )
+    if kind == pa.float64() and n[Kind.ROUNDED]:
+        lines.append(rounded(name, evidence))
+    if n[Kind.QUOTED] and n[Kind.EMPTY]:
+        lines.append(
+            f'`{name}`: {rows_of(n[Kind.QUOTED])} "" and {n[Kind.EMPTY]:,} nothing at all; both are read as missing'
+        )
+    return lines
+
+
+def kept_token(name: str, evidence: Evidence, nulls: tuple[str, ...]) -> list[str]:
+    """The line about texts that would be nothing in a number column, and are values here."""
+    if not evidence.counts[Kind.TOKEN] or (token := evidence.firsts[Kind.TOKEN][0].strip()) in nulls:
+        return []
+    return [
+        f"`{name}`: {rows_of(evidence.counts[Kind.TOKEN])} a text such as {shown(token)}, kept as a value "
+        f"({evidence.first(Kind.TOKEN)}); --null {shlex.quote(token)} reads it as missing"
+    ]
+
+
+def rounded(name: str, evidence: Evidence) -> str:
+    """The line about numbers that a double does not hold."""
+    kind = Kind.ROUNDED if evidence.counts[Kind.ROUNDED] else Kind.BIG
+    return (
+        f"`{name}`: {rows_of(evidence.counts[kind])} more digits than a double holds, and are rounded "
+        f"({evidence.first(kind)}); --type {shlex.quote(name)}=string keeps them"
+    )
+
+
+def rows_of(count: int) -> str:
+    """`1 row holds`, `2 rows hold`."""
+    return f"{count:,} row{' holds' if count == 1 else 's hold'}"
+
+
+def _why_text(name: str, quoted: str, evidence: Evidence) -> list[str]:
+    """Why a column is text whose values look like numbers."""
+    n, values = evidence.counts, evidence.values
+    if n[Kind.TEXT]:
+        if n[Kind.TEXT] > MOSTLY * values:
+            return []
+        token = evidence.firsts[Kind.TEXT][0].strip()
+        return [
+            f"`{name}`: text, though {values - n[Kind.TEXT]:,} of {values:,} values are numbers: "
+            f"{rows_of(n[Kind.TEXT])} no number ({evidence.first(Kind.TEXT)}); --null {shlex.quote(token)} reads it as "
+            f"missing, --type {quoted}=double refuses it by its line, --id {quoted} says that text is meant"
+        ]
+    reasons = (
+        (Kind.PADDED, "a number that would not come back as it is written", "int64"),
+        (Kind.WIDE, "a whole number beyond int64, which a double would merge with others", "double"),
+        (Kind.EXPONENT, "what may be a number or an id", "double"),
+        (Kind.BIG, "a whole number that a double would merge with others, beside fractions", "double"),
+    )
+    for kind, what, other in reasons:
+        if n[kind]:
+            if kind == Kind.WIDE and _fits_uint64(evidence):
+                other = "uint64"
+            return [
+                f"`{name}`: text, not numbers: {rows_of(n[kind])} {what} ({evidence.first(kind)}); "
+                f"--type {quoted}={other} reads numbers"
+            ]
+    return []
+
+
+def _fits_uint64(evidence: Evidence) -> bool:
+    return int(evidence.firsts[Kind.WIDE][0][:400]) > 0
