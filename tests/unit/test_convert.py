@@ -155,15 +155,17 @@ def test_bad_csv_is_told(tmp_path: Path, text: str, says: list[str]) -> None:
     assert not (tmp_path / "out/train").exists()
 
 
-def test_a_type_that_changes_later_is_told_with_its_row_and_the_way_out(
+def test_a_value_of_another_type_later_makes_text_or_is_refused_by_its_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lines, "BLOCK_BYTES", 1_000)
     path = write(tmp_path / "a.csv", "x,c,v\n" + "1,0,0\n" * 1_000 + "A9,0,0\n")
-    with pytest.raises(DataError, match=r"a.csv, line 1,002: column `x`: no int64 'A9'.*--id x"):
-        tabular.convert(tabular.Csv((path,), "c", "v"), tabular.Split(), tmp_path / "out")
-    made = tabular.convert(tabular.Csv((path,), "c", "v", ids=("x",)), tabular.Split(), tmp_path / "out")
+    given = tabular.Csv((path,), "c", "v", types={"x": pa.int64()})
+    with pytest.raises(DataError, match=r"a.csv, line 1,002: column `x` holds 'A9', which is no int64.*--id x"):
+        tabular.convert(given, tabular.Split(), tmp_path / "out")
+    made = tabular.convert(tabular.Csv((path,), "c", "v"), tabular.Split(), tmp_path / "out")
     assert made.train.schema["x"] == "string" and made.train.num_rows == 1_001
+    assert "1,000 of 1,001 values are numbers" in made.remarks[0]
 
 
 def test_a_label_is_told_by_its_row_in_a_later_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

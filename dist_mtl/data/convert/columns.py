@@ -198,7 +198,9 @@ def _like(
     ours += [name for name in labels if name not in ours]
     asked = [n for n in names if n not in ours and n not in dropped and n in (*source.ids, *source.types, *source.bags)]
     if extra := [name for name in names if name not in ours and name not in asked and name not in dropped]:
-        remarks.append(f"{_listed(extra)}: left out, for {like.name} has no such column, or a nested one; --type or --id keeps one")
+        remarks.append(
+            f"{_listed(extra)}: left out, for {like.name} has no such column, or a nested one; --type or --id keeps one"
+        )
     return (*ours, *asked)
 
 

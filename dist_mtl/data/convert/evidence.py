@@ -45,7 +45,7 @@ class Kind(StrEnum):
     QUOTED = "quoted"  # ""
     TOKEN = "token"  # NA, NULL ...: nothing in a number column, a value in a text column
     WHOLE = "whole"
-    BIG = "big"  # no double has this value
+    BIG = "big"  # a whole number that no double has, or a number beyond its range
     WIDE = "wide"  # beyond int64
     PADDED = "padded"
     EXPONENT = "exponent"
@@ -130,8 +130,11 @@ def tokens_are_numbers(tokens: tuple[str, ...]) -> bool:
 
 
 def _see_fractions(evidence: Evidence, text: pa.Array, x: np.ndarray, chosen: np.ndarray, block: Block) -> None:
-    """Count fractions whose values are at hand."""
-    evidence.note(Kind.POINTED, np.flatnonzero(chosen & (x == np.trunc(x))), text, block)
+    """Count what is special about fractions whose values are at hand."""
+    evidence.note(Kind.BIG, np.flatnonzero(chosen & ~np.isfinite(x)), text, block)
+    chosen = chosen & np.isfinite(x)
+    pointed = pc.ends_with(text, ".0").fill_null(False).to_numpy(zero_copy_only=False)
+    evidence.note(Kind.POINTED, np.flatnonzero(chosen & pointed), text, block)
     lengths = pc.binary_length(text).fill_null(0).to_numpy(zero_copy_only=False)
     long = chosen & ((lengths > SAFE_DIGITS) | ((x == 0) & (lengths > 5)))  # 1e-400 is short, and 0 as a double
     if not long.any():
@@ -173,7 +176,7 @@ def _see_each(evidence: Evidence, text: pa.Array, rows: np.ndarray, block: Block
             big[i] = number is None or int(float(number)) != number
         evidence.note(Kind.WIDE, rows[wide[places]], text, block)
         evidence.note(Kind.BIG, rows[big[places]], text, block)
-    if (fraction := (kinds == CODE[Kind.FRACTION])[places]).any():
+    if (fraction := np.isin(kinds, (CODE[Kind.FRACTION], CODE[Kind.EXPONENT]))[places]).any():
         chosen, numbers = np.zeros(len(text), bool), np.zeros(len(text))
         chosen[rows[fraction]] = True
         numbers[chosen] = trimmed(text.filter(pa.array(chosen))).cast(pa.float64()).to_numpy(zero_copy_only=False)
@@ -218,7 +221,7 @@ def remarks_of(name: str, evidence: Evidence, nulls: tuple[str, ...]) -> list[st
     if kind == pa.float64() and not n[Kind.FRACTION]:
         lines.append(
             f"`{name}`: numbers with a fraction, not whole ones: {rows_of(n[Kind.SPECIAL])} no number "
-            f"({evidence.first(Kind.SPECIAL)}); --null {shlex.quote(evidence.firsts[Kind.SPECIAL][0])} makes it missing"
+            f"({evidence.first(Kind.SPECIAL)}); --null={shlex.quote(evidence.firsts[Kind.SPECIAL][0])} makes it missing"
         )
     if kind == pa.float64() and n[Kind.ROUNDED]:
         lines.append(rounded(name, evidence))
@@ -235,7 +238,7 @@ def kept_token(name: str, evidence: Evidence, nulls: tuple[str, ...]) -> list[st
         return []
     return [
         f"`{name}`: {rows_of(evidence.counts[Kind.TOKEN])} a text such as {shown(token)}, kept as a value "
-        f"({evidence.first(Kind.TOKEN)}); --null {shlex.quote(token)} reads it as missing"
+        f"({evidence.first(Kind.TOKEN)}); --null={shlex.quote(token)} reads it as missing"
     ]
 
 
@@ -262,14 +265,14 @@ def _why_text(name: str, quoted: str, evidence: Evidence) -> list[str]:
         token = evidence.firsts[Kind.TEXT][0].strip()
         return [
             f"`{name}`: text, though {values - n[Kind.TEXT]:,} of {values:,} values are numbers: "
-            f"{rows_of(n[Kind.TEXT])} no number ({evidence.first(Kind.TEXT)}); --null {shlex.quote(token)} reads it as "
+            f"{rows_of(n[Kind.TEXT])} no number ({evidence.first(Kind.TEXT)}); --null={shlex.quote(token)} reads it as "
             f"missing, --type {quoted}=double refuses it by its line, --id {quoted} says that text is meant"
         ]
     reasons = (
         (Kind.PADDED, "a number that would not come back as it is written", "int64"),
         (Kind.WIDE, "a whole number beyond int64, which a double would merge with others", "double"),
+        (Kind.BIG, "a number that a double would merge with others", "double"),
         (Kind.EXPONENT, "what may be a number or an id", "double"),
-        (Kind.BIG, "a whole number that a double would merge with others, beside fractions", "double"),
     )
     for kind, what, other in reasons:
         if n[kind]:
