@@ -42,10 +42,11 @@ def attempt(run: RunConfig, rt: Runtime, observer: Observer) -> Iterator[None]:
         observer.event("warning", message=problem)
     try:
         yield
-    except DistMtlError as error:
+    except BaseException as error:
         if isinstance(error, Preempted):
             observer.event("preempted", message=str(error))
-        if not isinstance(error, InternalError):
+        # An embedded run has a person who sees its end, and nothing that starts it again.
+        if rt.embedded or isinstance(error, DistMtlError) and not isinstance(error, InternalError):
             _forget(path, rt)
         raise
     _forget(path, rt)

@@ -47,6 +47,7 @@ class Committer:
         self._on_disk = Selection()  # as the newest commit has it
         self._room: dict[str, torch.Tensor] = {}  # the copies of a commit in the background, kept for the next one
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="commit")
+        rt.remains.callback(self._writer.shutdown)  # a process that lives on may train here again
 
     def went_on(self, progress: Progress) -> None:
         """From this commit, or from the beginning."""

@@ -178,14 +178,19 @@ class _Sums:
 
 
 def evaluate_run(
-    run_dir: str, data: str | None = None, which: str = "best", overrides: Sequence[str] = (), raw: bool = False
+    run_dir: str,
+    data: str | None = None,
+    which: str = "best",
+    overrides: Sequence[str] = (),
+    raw: bool = False,
+    embedded: bool = False,
 ) -> tuple[Evaluation, str]:
     """Evaluate a commit of a run on `data` (default: its own data.test), on any number of ranks.
 
-    `which`, `overrides` and `raw` as in `scoring.find`. Returns the evaluation and a title. Raises CheckpointError if
-    the run has no such commit, ConfigError without data.
+    `which`, `overrides` and `raw` as in `scoring.find`, `embedded` as in `runtime`. Returns the evaluation and a title.
+    Raises CheckpointError if the run has no such commit, ConfigError without data.
     """
-    with runtime(RunConfig(dir=run_dir)) as rt:
+    with runtime(RunConfig(dir=run_dir), embedded) as rt:
         trained = find(run_dir, which, tuple(overrides), raw, rt)
         folder = data or trained.config.data.test
         if folder is None:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import torch
 from pydantic import TypeAdapter
 
 from dist_mtl.assemble import build_for_scoring, check_world, open_to_score
@@ -33,7 +32,7 @@ from dist_mtl.errors import DataError
 from dist_mtl.metrics.slices import column_of
 from dist_mtl.outputs import check, write_file
 from dist_mtl.parallel.runtime import Runtime, runtime
-from dist_mtl.scoring import Scored, Trained, find, score
+from dist_mtl.scoring import Scored, Trained, find, probabilities, score
 
 ABOUT = "_predictions.json"  # engines pass over it, as over the manifest
 MAX_ABOUT = 1 << 24  # bytes of it: the names of 100,000 columns
@@ -59,15 +58,22 @@ class Predictions:
 
 
 def predict_run(
-    run_dir: str, data: str, out: str | Path, keep: Sequence[str] = (), which: str = "best", raw: bool = False
+    run_dir: str,
+    data: str,
+    out: str | Path,
+    keep: Sequence[str] = (),
+    which: str = "best",
+    raw: bool = False,
+    embedded: bool = False,
 ) -> Predictions:
     """Score the dataset `data` by a commit of a run into the new folder `out`, itself a dataset. All ranks.
 
     `keep`: columns that are kept beside the labels and the columns of the run's `metrics`. `which` and `raw` as in
-    `scoring.find`. Raises DataError: `out` exists, a column is missing, the disk refuses; NonFiniteError for a score
-    that is not finite. All on every rank, at the end of a window at the latest; `out` is then not there.
+    `scoring.find`, `embedded` as in `runtime`. Raises DataError: `out` exists, a column is missing, the disk refuses;
+    NonFiniteError for a score that is not finite. All on every rank, at the end of a window at the latest; `out` is
+    then not there.
     """
-    with runtime(RunConfig(dir=run_dir)) as rt:
+    with runtime(RunConfig(dir=run_dir), embedded) as rt:
         trained = find(run_dir, which, (), raw, rt)
         return predict(trained, run_dir, data, local(out), keep, rt)
 
@@ -184,7 +190,7 @@ def _table(scored: Scored, tasks: Sequence[str]) -> pa.Table:
     columns = {ROW: pa.array(np.arange(first, first + rows))}
     columns |= {name: table.column(name) for name in table.column_names}
     columns |= {f"logit_{task}": pa.array(logits_NM[:, m].numpy()) for m, task in enumerate(tasks)}
-    p_NM = torch.sigmoid(logits_NM.double()).float()
+    p_NM = probabilities(logits_NM)
     columns |= {f"p_{task}": pa.array(p_NM[:, m].numpy()) for m, task in enumerate(tasks)}
     return pa.table(columns)
 

@@ -4,16 +4,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dist_mtl.checkpoint import format as commits
 from dist_mtl.checkpoint import store
 from dist_mtl.config import Config, RunConfig
 from dist_mtl.config.file import parse
-from dist_mtl.data.batch import Carried
+from dist_mtl.data.batch import Batch, Carried
 from dist_mtl.data.column_class import TrainedOn
+from dist_mtl.data.frame import FrameRows
 from dist_mtl.data.funnel import spaces
 from dist_mtl.data.loader import Dataset
 from dist_mtl.errors import ConfigError, NonFiniteError
@@ -23,7 +25,6 @@ from dist_mtl.model.tower import funnel, logit_of
 from dist_mtl.outputs import check_outputs
 from dist_mtl.parallel.feed import batches
 from dist_mtl.parallel.runtime import Runtime
-from dist_mtl.parallel.shard import ShardedModel
 
 
 @dataclass(frozen=True)
@@ -86,10 +87,19 @@ def _nothing() -> None:
     """What a consumer checks who can not fail."""
 
 
+class Scorable(Protocol):
+    """A model to score with: sharded over ranks, or whole on one device."""
+
+    module: nn.Module
+
+    def look_up(self, batch: Batch) -> Batch:
+        """The batch with rows for the keys of dynamic tables."""
+
+
 @torch.no_grad()
 def score(
-    model: ShardedModel,
-    dataset: Dataset,
+    model: Scorable,
+    dataset: Dataset | FrameRows,
     config: Config,
     rt: Runtime,
     adjustment: Adjustment,
@@ -119,6 +129,11 @@ def score(
                 start = None
     finally:
         model.module.train(was_training)
+
+
+def probabilities(logits_NM: Tensor) -> Tensor:
+    """Of logits; float32, computed in float64."""
+    return torch.sigmoid(logits_NM.double()).float()
 
 
 def _check_window(where: str, bad: int, check: Callable[[], None]) -> None:

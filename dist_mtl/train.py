@@ -22,14 +22,14 @@ from dist_mtl.session import Session, check_classes, observing, open_data
 from dist_mtl.space import warning_of_space
 
 
-def train(config: Config) -> Evaluation | None:
+def train(config: Config, embedded: bool = False) -> Evaluation | None:
     """Train to the end, from the newest commit if there is one, and evaluate `data.test`, by the best commit's weights.
 
-    The same on every rank; None without `data.test`. Raises any DistMtlError, on all ranks alike wherever one rank's
-    fault can be told to the others.
+    The same on every rank; None without `data.test`. `embedded`: in a process that lives on, see `runtime`. Raises any
+    DistMtlError, on all ranks alike wherever one rank's fault can be told to the others.
     """
     check_world(config)
-    with runtime(config.run) as rt, observing(config, rt) as observer, attempt(config.run, rt, observer):
+    with runtime(config.run, embedded) as rt, observing(config, rt) as observer, attempt(config.run, rt, observer):
         config, data = open_data(config, rt, observer)
         check_classes(data, config, rt, observer)
         rt.honour_stop()
@@ -50,6 +50,7 @@ def train(config: Config) -> Evaluation | None:
                     progress = session.judge(progress)
                 source = batches(data.train, rt, progress.step, due.last_step(progress), progress.lost)
                 source = model.ahead.over(source, due.drained)
+                rt.remains.callback(source.close)
                 for batch in pace.timed(source):
                     progress = session.look_ahead(progress, batch.step)
                     read, batch = batch, model.ahead.on_device(model.learn_ids(batch))

@@ -5,13 +5,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dist_mtl import cli
-from dist_mtl import train as loop
 from dist_mtl.config import Config
 from dist_mtl.data.batch import Batch
 from dist_mtl.data.loader import Dataset
@@ -23,6 +23,7 @@ from dist_mtl.parallel.shard import ShardedModel
 from dist_mtl.parallel.world import World
 from tests.workers import row_numbers
 
+loop = import_module("dist_mtl.train")  # the package's own `train` is a function
 NAN, INF = float("nan"), float("inf")
 Plan = dict[int, tuple[str, int]]  # step -> (site, rank)
 

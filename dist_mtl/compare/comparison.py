@@ -83,8 +83,11 @@ def compare_runs(
     which: str = "best",
     raw: bool = False,
     replicates: int | None = None,
+    embedded: bool = False,
 ) -> Comparison | None:
-    """Compare a commit of each run (`which`, `raw` as in `scoring.find`) on `data`. All ranks; None but on the first.
+    """Compare a commit of each run (`which`, `raw` as in `scoring.find`, `embedded` as in `runtime`) on `data`.
+
+    All ranks; None but on the first.
 
     `data`: by default the data.test of both. `by`: a column or feature whose rows belong together; by default the first
     of the runs' metrics.groups; "" for independent rows. `slices`: besides those of the runs' metrics.slices.
@@ -93,7 +96,7 @@ def compare_runs(
     """
     if replicates is not None and replicates < FEWEST_REPLICATES:
         raise ConfigError(f"--replicates {replicates}: {FEWEST_REPLICATES} at least, better 1000")
-    with runtime(RunConfig(dir=run_a)) as rt:
+    with runtime(RunConfig(dir=run_a), embedded) as rt:
         pair = find(run_a, which, (), raw, rt), find(run_b, which, (), raw, rt)
         ask = rt.all_ranks(lambda: _question(pair, (run_a, run_b), data, by, slices))
         slicings = tuple(discover(ask.dataset, config, name, rt) for name, config in ask.slices.items())

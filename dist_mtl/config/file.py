@@ -5,9 +5,9 @@ import re
 import tomllib
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, time
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -22,6 +22,7 @@ from dist_mtl.hints import nearest
 from dist_mtl.terminal.printable import printable
 
 S = TypeVar("S", bound=Section)
+Overrides = Sequence[str] | Mapping[str, Any]  # "train.epochs=2", or the same as {"train.epochs": 2}
 MAX_BYTES = 1_000_000  # a configuration is written by hand; more is a mistake or an attack
 MAX_LINE = 1_000  # characters of a message's line: a key or a value may be of any length
 # a.b.c ... with more than 64 parts: tomllib takes a time that grows with their square, minutes for a file of 1 MB.
@@ -29,13 +30,15 @@ PART = r"""(?:[\w+-]++|"(?:\\.|[^"\\\n])*+"|'[^'\n]*+')"""
 CHAIN = re.compile(rf"""(?<![\w+\\-]){PART}(?:[ \t]*+\.[ \t]*+{PART}){{64}}""")
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read `path` and apply overrides such as `train.epochs=2`.
+def load(path: str | Path | Mapping[str, Any], overrides: Overrides = ()) -> Config:
+    """Read `path`, or take the tree that a file would hold, and apply overrides: `train.epochs=2`, or a dict of them.
 
     An override's value is read as TOML where it is TOML (`2`, `true`, `[1, 2]`, `"x"`), else as a plain string, unless
     it begins as only TOML does, with a quote or a bracket. Raises ConfigError: no such file, not TOML, an unknown key,
     a wrong type, values that do not fit together.
     """
+    if isinstance(path, Mapping):
+        return parse(plain(path), overrides)
     return parse(read_toml(path), overrides, source=str(path))
 
 
@@ -60,10 +63,16 @@ def _toml(text: str) -> dict[str, Any]:
     return tomllib.loads(text)
 
 
-def parse(tree: dict[str, Any], overrides: Sequence[str] = (), source: str = "config") -> Config:
+def parse(tree: dict[str, Any], overrides: Overrides = (), source: str = "config") -> Config:
     """Validate `tree` with `overrides` on top. `source` names it in errors."""
-    for text in overrides:
-        tree = _override(tree, text)
+    if isinstance(overrides, str):
+        raise ConfigError(f"overrides: {readable(overrides)!r} is one text; pass a list of them, or a dict")
+    if isinstance(overrides, Mapping):
+        for key, value in overrides.items():
+            tree = _with(tree, str(key), plain(value), f"overrides[{readable(str(key))!r}]")
+    else:
+        for text in overrides:
+            tree = _override(tree, text)
     return validated(Config, tree, source)
 
 
@@ -104,18 +113,36 @@ def _iso(value: Any) -> str:
 def _override(tree: dict[str, Any], text: str) -> dict[str, Any]:
     """A copy of `tree` with one `a.b.c=value` applied."""
     dotted, equals, raw = text.partition("=")
-    keys = dotted.strip().split(".")
-    if not equals or not all(keys):
+    if not equals:
         raise ConfigError(f"--set={readable(text)}: write it as --set=section.key=value")
+    return _with(tree, dotted, _value(raw, text), f"--set={readable(text)}")
+
+
+def _with(tree: dict[str, Any], dotted: str, value: Any, source: str) -> dict[str, Any]:
+    """A copy of `tree` with `value` at the key `a.b.c`."""
+    keys = dotted.strip().split(".")
+    if not all(keys):
+        raise ConfigError(f"{source}: a key is written as section.key")
     root = node = dict(tree)
     for key in keys[:-1]:
         below = node.get(key, {})
         if not isinstance(below, dict):
-            raise ConfigError(f"--set={readable(text)}: `{readable(key)}` is a value, it has no keys below it")
+            raise ConfigError(f"{source}: `{readable(key)}` is a value, it has no keys below it")
         node[key] = dict(below)
         node = node[key]
-    node[keys[-1]] = _value(raw, text)
+    node[keys[-1]] = value
     return root
+
+
+def plain(value: Any) -> Any:
+    """A value of Python as a TOML file would hold it: a path as its text, a number of numpy as Python's own."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(below) for key, below in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(below) for below in value]
+    if isinstance(value, PurePath):
+        return str(value)
+    return value.item() if hasattr(value, "item") and not isinstance(value, type) else value
 
 
 def _value(raw: str, text: str) -> Any:

@@ -72,7 +72,7 @@ class DynamicIds:
             for table, rows, row in zip(self.map.names, self._rows, whole, strict=True)
         }
 
-    def state(self) -> dict[str, dict[str, ShardedTensor]]:
+    def state(self) -> dict[str, dict[str, ShardedTensor | Tensor]]:
         """The map as tensors by table, cut by segments over the ranks, in the memory of the map itself.
 
         Of a map that does not learn only what a lookup needs. After they were filled from a commit call `filled`.
@@ -101,8 +101,10 @@ class DynamicIds:
             error.all_ranks = True
             raise error
 
-    def _sharded(self, array: np.ndarray, number: int) -> ShardedTensor:
+    def _sharded(self, array: np.ndarray, number: int) -> ShardedTensor | Tensor:
         """A table's part of an array of segments, as one tensor over all ranks. Uneven, and a rank may have nothing."""
+        if self._rt.group is None:
+            return torch.from_numpy(array[self.map.part(number)])
         tail, total = list(array.shape[1:]), int(self.map.segments_T[number])
         ranges = [owned(total, rank, self._rt.size) for rank in range(self._rt.size)]
         places = [

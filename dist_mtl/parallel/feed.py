@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from dist_mtl.data.batch import Batch
 from dist_mtl.data.files.quarantine import Lost, check_budget, merged
+from dist_mtl.data.frame import FrameRows
 from dist_mtl.data.loader import Dataset
 from dist_mtl.parallel.runtime import Runtime
 from dist_mtl.parallel.stop import StopFlag
@@ -15,7 +16,11 @@ PATIENCE = 0.1  # seconds between two looks at the stop flag
 
 
 def batches(
-    dataset: Dataset, rt: Runtime, from_step: int = 0, to_step: int | None = None, lost: tuple[Lost, ...] = ()
+    dataset: Dataset | FrameRows,
+    rt: Runtime,
+    from_step: int = 0,
+    to_step: int | None = None,
+    lost: tuple[Lost, ...] = (),
 ) -> Iterator[Batch]:
     """The batches of steps from_step + 1 ... to_step for this rank (see `Dataset.batches`).
 

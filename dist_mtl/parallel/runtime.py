@@ -8,22 +8,24 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torchrec.distributed import comm
 
 from dist_mtl.config import RunConfig
 from dist_mtl.errors import FAMILIES, ConfigError, DistMtlError, InternalError
-from dist_mtl.parallel.heap import keep_freed_memory
+from dist_mtl.parallel.heap import keep_freed_memory, keeping_freed_memory
 from dist_mtl.parallel.stop import StopFlag
 from dist_mtl.parallel.watchdog import Bound, Watchdog
 from dist_mtl.parallel.world import World
 
 T = TypeVar("T")
+INTERFACE = "GLOO_SOCKET_IFNAME"
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,12 @@ class Runtime:
 
     world: World
     device: torch.device
-    group: dist.ProcessGroup
+    group: dist.ProcessGroup | None  # none: of one rank that only scores
     config: RunConfig
     stop: StopFlag = field(default_factory=StopFlag)
     watchdog: Watchdog = field(default_factory=Watchdog)
+    embedded: bool = False  # the process is a caller's, such as a notebook's, and lives on
+    remains: ExitStack = field(default_factory=ExitStack)  # what an embedded run closes at its end, however it ends
 
     @property
     def rank(self) -> int:
@@ -49,8 +53,8 @@ class Runtime:
         """Run `action` on every rank. If it fails on any, every rank raises the error of the first one that failed.
 
         This is how a fault of one rank (a file that only it reads) becomes an agreed end instead of a hang. `action`
-        itself must contain no collective. An unforeseen exception prints its traceback where it happened, and ends the
-        other ranks as an InternalError.
+        itself must contain no collective. An unforeseen exception ends all ranks as an InternalError: it prints its
+        traceback where it happened, or in an embedded run is the error's cause.
         """
         value, error = None, None
         self.watchdog.alive()
@@ -59,8 +63,10 @@ class Runtime:
         except DistMtlError as failure:
             error = failure
         except Exception as failure:
-            traceback.print_exc()
             error = InternalError(f"{type(failure).__name__}: {failure}")
+            error.__cause__ = failure
+            if not self.embedded:
+                traceback.print_exc()
         if self.size == 1:
             if error is not None:
                 error.all_ranks = True
@@ -159,42 +165,89 @@ class Runtime:
 
 
 @contextmanager
-def runtime(config: RunConfig) -> Iterator[Runtime]:
+def runtime(config: RunConfig, embedded: bool = False) -> Iterator[Runtime]:
     """Join the process group (gloo on CPU, NCCL on CUDA) and leave it at the end. A world of one needs no launcher.
 
     Meanwhile SIGTERM and SIGINT set the stop flag, and a watchdog ends a rank that hangs. What passes through as an
-    exception takes a note along of what the rank was doing.
+    exception takes a note along of what the rank was doing. `embedded`: the process is a caller's. Nothing here ends
+    it, and what is set for a whole process is afterwards what it was.
     """
+    world = World.from_env()
+    device = _device(config, world)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    timeout = timedelta(seconds=config.start_timeout)
+    with ExitStack() as guards:
+        if embedded:
+            guards.enter_context(_restored(device))
+        else:
+            keep_freed_memory()
+        _settle(config, device, world)
+        stop, watchdog = StopFlag(embedded), Watchdog()
+        guards.enter_context(stop.listening())
+        if not embedded:  # nobody waits for the only rank but its caller, who can interrupt it
+            guards.enter_context(watchdog.watching(config, world))
+        _join(backend, timeout, world, config)
+        rt = Runtime(world, device, dist.group.WORLD, config, stop, watchdog, embedded)
+        try:
+            with rt.remains if embedded else nullcontext():
+                yield rt
+        except BaseException as error:
+            if isinstance(error, Exception):
+                error.add_note(watchdog.where)
+            if world.size == 1:
+                _leave()
+            raise  # with peers the group stays: one of them may be dead, and to leave it would block
+        _leave()
+
+
+def alone(config: RunConfig) -> Runtime:
+    """One rank without a process group, to score with a model that is whole on one device. Nothing to leave."""
+    return Runtime(World(), _device(config, World()), None, config, embedded=True)
+
+
+def _settle(config: RunConfig, device: torch.device, world: World) -> None:
+    """What is set for the whole process."""
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)  # warns of a call that torchrec makes
     warnings.filterwarnings("ignore", module=r"torchrec|fbgemm_gpu|torch\.distributed")
-    world = World.from_env()
     _lower_debug_level(world)
-    keep_freed_memory()
-    device = _device(config, world)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    timeout = timedelta(seconds=config.start_timeout)
     _keep_to_this_node(world)
-    with ExitStack() as guards:
-        stop, watchdog = StopFlag(), Watchdog()
-        guards.enter_context(stop.listening())
-        guards.enter_context(watchdog.watching(config, world))
-        _join(backend, timeout, world, config)
-        rt = Runtime(world, device, dist.group.WORLD, config, stop, watchdog)
+
+
+@contextmanager
+def _restored(device: torch.device) -> Iterator[None]:
+    """At the end warnings, threads, devices, random numbers, the environment and the allocator are as they were."""
+    logger, threads = logging.getLogger("torch.fx._symbolic_trace"), torch.get_num_threads()
+    level, debug, interface = logger.level, dist.get_debug_level(), os.environ.get(INTERFACE)
+    devices = [device] if device.type == "cuda" else []
+    current = torch.cuda.device(torch.cuda.current_device()) if devices else nullcontext()
+    with warnings.catch_warnings(), torch.random.fork_rng(devices), current, keeping_freed_memory():
         try:
-            yield rt
-        except Exception as error:
-            error.add_note(watchdog.where)
-            raise
-        # Not after an error: a group with a dead peer can block here, and the process is about to end anyway.
-        gc.collect()  # DDP's reducers hold the group; destroying it under them warns
-        dist.destroy_process_group()
+            yield
+        finally:
+            logger.setLevel(level)
+            dist.set_debug_level(debug)
+            torch.set_num_threads(threads)
+            if interface is None:
+                os.environ.pop(INTERFACE, None)
+
+
+def _leave() -> None:
+    """Leave the process group. TorchRec keeps the groups of nodes for the next run, which would find them gone."""
+    gc.collect()  # DDP's reducers hold the group; destroying it under them warns
+    dist.destroy_process_group()
+    comm._INTRA_PG = comm._CROSS_PG = None
 
 
 def _join(backend: str, timeout: timedelta, world: World, config: RunConfig) -> None:
+    if dist.is_initialized():
+        raise InternalError(
+            "this process is in a process group of torch.distributed already: another training of this process, or the "
+            "caller's own; end it first (torch.distributed.destroy_process_group())"
+        )
     try:
         dist.init_process_group(backend, timeout=timeout, **_meeting_place(world, timeout))
     except (RuntimeError, ValueError) as error:
@@ -219,7 +272,7 @@ def _keep_to_this_node(world: World) -> None:
     """
     if world.size == world.local_size:
         for name in {name for _, name in socket.if_nameindex()} & {"lo", "lo0"}:
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+            os.environ.setdefault(INTERFACE, name)
 
 
 def _meeting_place(world: World, timeout: timedelta) -> dict[str, Any]:

@@ -17,11 +17,17 @@ INTERRUPTED = 130  # what a shell calls a program that Ctrl-C has ended
 
 
 class StopFlag:
-    """`signal`: the name of the first signal that came, and None before. The second SIGINT ends the process at once."""
+    """`signal`: the name of the first signal that came, and None before.
 
-    def __init__(self) -> None:
+    The second SIGINT ends the process at once; an `embedded` run, whose process is its caller's, raises
+    KeyboardInterrupt instead.
+    """
+
+    def __init__(self, embedded: bool = False) -> None:
         self.signal: str | None = None
+        self._embedded = embedded
         self._interrupts = 0
+        self._handled = 0  # interrupts that the main thread has seen
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -33,7 +39,7 @@ class StopFlag:
         theirs.setblocking(False)
         threading.Thread(target=self._listen, args=(ours,), name="signals", daemon=True).start()
         before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-        handlers = {number: signal.signal(number, _leave_it_to_the_thread) for number in SIGNALS}
+        handlers = {number: signal.signal(number, self._handle) for number in SIGNALS}
         try:
             yield
         finally:
@@ -57,9 +63,11 @@ class StopFlag:
     def _take(self, number: signal.Signals) -> None:
         self.signal = self.signal or number.name
         self._interrupts += number == signal.SIGINT
-        if self._interrupts > 1:
+        if self._interrupts > 1 and not self._embedded:
             os._exit(INTERRUPTED)
 
-
-def _leave_it_to_the_thread(_number: int, _frame: object) -> None:
-    """A signal without a handler of Python's would not be written to the thread's socket."""
+    def _handle(self, number: int, _frame: object) -> None:
+        """Leaves it to the thread: a signal without a handler of Python's would not be written to its socket."""
+        self._handled += number == signal.SIGINT
+        if self._embedded and self._handled > 1:
+            raise KeyboardInterrupt

@@ -23,6 +23,7 @@ ORDER = [
     ["metrics", "checkpoint"],
     ["assemble"],
     ["scoring"],
+    ["loaded_model"],
     ["evaluate"],
     ["predict", "recalibrate", "progressive"],
     ["tensorboard"],
@@ -33,6 +34,7 @@ ORDER = [
     ["train"],
     ["compare", "report", "study"],
     ["describe"],
+    ["api"],
     ["cli", "bench", "convert_command", "convert_like", "verify"],
     ["scale"],
 ]

@@ -1,0 +1,148 @@
+"""What the functions of `dist_mtl` do: training and scoring inside of a process that belongs to the caller.
+
+Such a process is never ended from here. What is set for a whole process (signal handlers, threads, warnings, random
+numbers, the process group) is afterwards as it was, and each error leaves room for the next call.
+"""
+
+import json
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from dist_mtl.checkpoint import format as commits
+from dist_mtl.checkpoint import store
+from dist_mtl.compare.comparison import Comparison, compare_runs
+from dist_mtl.config import Config
+from dist_mtl.config.file import parse
+from dist_mtl.errors import CheckpointError, ConfigError, DistMtlError, InternalError
+from dist_mtl.evaluate import Evaluation, evaluate_run
+from dist_mtl.loaded_model import LoadedModel
+from dist_mtl.observe import STREAM
+from dist_mtl.parallel.world import World
+from dist_mtl.predict import Predictions, predict_run
+from dist_mtl.train import train as train_to_the_end
+
+Which = Literal["best", "latest"] | int
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder, and what training has found at its end.
+
+    `evaluation`: on data.test; None without it, and for a run that was trained elsewhere: `Run("runs/a")`.
+    """
+
+    dir: Path
+    evaluation: Evaluation | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dir", Path(self.dir))
+
+    @property
+    def steps(self) -> int:
+        """The step of the newest checkpoint; 0 if there is none."""
+        folder = store.latest(self.dir)
+        return 0 if folder is None else commits.read(folder).step
+
+    @property
+    def config(self) -> Config:
+        """As the newest checkpoint has it, with what features have found in the training rows."""
+        folder = store.latest(self.dir)
+        if folder is None:
+            raise CheckpointError(f"{self.dir}: no complete commit in it; train first, or correct the path")
+        return parse(commits.read(folder).config, source=str(folder))
+
+    def events(self, name: str | None = None) -> list[dict[str, Any]]:
+        """What the run has recorded so far, of all its starts: every event, or those of one name, e.g. `step`."""
+        try:
+            lines = (self.dir / STREAM).read_text().splitlines()
+        except OSError as error:
+            raise CheckpointError(f"{self.dir / STREAM}: {error.strerror}; is it the folder of a run?") from None
+        found = [json.loads(line) for line in lines if line.endswith("}")]  # a line may be in the making
+        return [event for event in found if name in (None, event["event"])]
+
+
+AnyRun = Run | str | Path
+
+
+def train(config: Config) -> Run:
+    """See `dist_mtl.train`."""
+    if not isinstance(config, Config):
+        raise ConfigError(f"train: it takes the Config that load_config returns, not a {type(config).__name__}")
+    with _calls():
+        evaluation = train_to_the_end(config, _embedded())
+    return Run(Path(config.run.dir), evaluation)
+
+
+def load_model(run: AnyRun, checkpoint: Which, raw: bool) -> LoadedModel:
+    """See `dist_mtl.load_model`."""
+    with _calls():
+        return LoadedModel(_folder(run), str(checkpoint), raw)
+
+
+def evaluate(
+    run: AnyRun, data: str | Path | None, checkpoint: Which, raw: bool, slices: Sequence[str], groups: Sequence[str]
+) -> Evaluation:
+    """See `dist_mtl.evaluate`."""
+    columns = {"slices": slices, "groups": groups}
+    overrides = [f"metrics.{key}={json.dumps(list(names))}" for key, names in columns.items() if names]
+    with _calls():
+        folder = None if data is None else str(data)
+        return evaluate_run(_folder(run), folder, str(checkpoint), overrides, raw, _embedded())[0]
+
+
+def predict(
+    run: AnyRun, data: str | Path, out: str | Path, keep: Sequence[str], checkpoint: Which, raw: bool
+) -> Predictions:
+    """See `dist_mtl.predict`."""
+    with _calls():
+        return predict_run(_folder(run), str(data), str(out), keep, str(checkpoint), raw, _embedded())
+
+
+def compare(
+    a: AnyRun,
+    b: AnyRun,
+    data: str | Path | None,
+    by: str | None,
+    slices: Sequence[str],
+    checkpoint: Which,
+    raw: bool,
+    replicates: int | None,
+) -> Comparison | None:
+    """See `dist_mtl.compare`."""
+    folders, rows = (_folder(a), _folder(b)), None if data is None else str(data)
+    with _calls():
+        return compare_runs(*folders, rows, by, slices, str(checkpoint), raw, replicates, _embedded())
+
+
+def _folder(run: AnyRun) -> str:
+    return str(run.dir if isinstance(run, Run) else run)
+
+
+def _embedded() -> bool:
+    """Whether the process is a caller's; one of several ranks belongs to its launcher, as that of a script does."""
+    return World.from_env().size == 1
+
+
+@contextmanager
+def _calls() -> Iterator[None]:
+    """Errors as a caller gets them: of one tree, and their frames hold neither a model nor data."""
+    try:
+        yield
+    except (DistMtlError, KeyboardInterrupt) as error:
+        _let_go(error)
+        raise
+    except Exception as error:
+        _let_go(error)
+        raise InternalError(f"{type(error).__name__}: {error}") from error
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Clear the frames of an error and of those that led to it: a notebook keeps the last error, and with it gigabytes
+    of tables and threads that read ahead."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
