@@ -17,8 +17,7 @@ from dist_mtl.checkpoint import store
 from dist_mtl.checkpoint.index import fill, read_index
 from dist_mtl.config import Config, RunConfig
 from dist_mtl.data.batch import Batch
-from dist_mtl.data.features.encode import Encoder
-from dist_mtl.data.frame import FrameRows, answer, table_of
+from dist_mtl.data.frame import FrameRows, answer
 from dist_mtl.errors import ConfigError
 from dist_mtl.model.local_tables import LocalTables
 from dist_mtl.model.mtl import MultiTaskModel
@@ -69,9 +68,8 @@ class LoadedModel:
         and other columns that no feature reads are ignored. Raises DataError: a column is missing or of another type,
         or a value breaks a rule of its feature; NonFiniteError.
         """
-        table = table_of(frame, Encoder(self.config, labelled=False))
-        rows = FrameRows.of(table, self.config)
-        logits_NM = np.empty((table.num_rows, len(self.tasks)), np.float32)
+        rows = FrameRows.of(frame, self.config, self._trained.on)
+        logits_NM = np.empty((rows.order.num_rows, len(self.tasks)), np.float32)
         with self._scoring:
             for scored in score(self, rows, self.config, self._rt, self._trained.adjustment):
                 start, count = scored.carried.first_row, scored.carried.num_rows

@@ -13,7 +13,10 @@ import pyarrow as pa
 
 from dist_mtl.config import Config
 from dist_mtl.data.batch import Batch, Carried, collate
+from dist_mtl.data.column_class import WHOLE, TrainedOn
+from dist_mtl.data.column_class import Columns as RawColumns
 from dist_mtl.data.features.encode import Encoder
+from dist_mtl.data.features.same_ids import check_same_ids
 from dist_mtl.data.files.quarantine import Lost
 from dist_mtl.data.order import EMPTY, InFileOrder
 from dist_mtl.errors import DataError
@@ -34,10 +37,13 @@ class FrameRows:
     quarantine: int = 0
 
     @classmethod
-    def of(cls, table: pa.Table, config: Config) -> "FrameRows":
-        """Raises DataError for a column that is missing or of a type that its feature cannot use."""
+    def of(cls, frame: Any, config: Config, trained_on: TrainedOn) -> "FrameRows":
+        """The rows of a frame. Raises DataError: it is none, or a column is missing, of a type that its feature cannot
+        use, or of another class than the one that was trained on."""
         encoder = Encoder(config, labelled=False)
+        table = table_of(frame, encoder, trained_on.columns)
         encoder.check_schema(table.schema, SOURCE)
+        check_same_ids(config, trained_on, table.schema, SOURCE)
         order = InFileOrder((table.num_rows,), config.train.global_batch, config.data.shuffle_rows)
         return cls(table.select(list(encoder.columns)), encoder, order)
 
@@ -56,8 +62,11 @@ class FrameRows:
                 yield replace(batch, carried=carried)
 
 
-def table_of(frame: Any, encoder: Encoder) -> pa.Table:
-    """The columns of `frame` that `encoder` reads, as far as it has them. Raises DataError for what is no frame."""
+def table_of(frame: Any, encoder: Encoder, trained: RawColumns) -> pa.Table:
+    """The columns of `frame` that `encoder` reads, as far as it has them. `trained`: those of the training rows.
+
+    Raises DataError for what is no frame, or a column of no Arrow type.
+    """
     names = encoder.columns
     if isinstance(frame, pa.Table):
         found = {name: frame.column(name) for name in names if frame.column_names.count(name) == 1}
@@ -65,7 +74,7 @@ def table_of(frame: Any, encoder: Encoder) -> pa.Table:
     elif _is_pandas(frame):
         columns = [name for name in frame.columns if isinstance(name, str)]
         _refuse_twice(names, columns)
-        found = {name: _from_pandas(frame[name], name, encoder) for name in names if name in columns}
+        found = {name: _from_pandas(frame[name], name, trained) for name in names if name in columns}
     elif isinstance(frame, Sequence) and all(isinstance(row, Mapping) for row in frame):
         known = set().union(*(row.keys() for row in frame))
         found = {name: _array([row.get(name) for row in frame], name) for name in names if name in known or not frame}
@@ -73,7 +82,7 @@ def table_of(frame: Any, encoder: Encoder) -> pa.Table:
         raise DataError(
             f"{type(frame).__name__} is no frame to score; pass a pandas DataFrame, a pyarrow Table or a list of dicts"
         )
-    return pa.table({name: _typed(column, name, encoder) for name, column in found.items()})
+    return pa.table({name: _typed(column, name, encoder, trained) for name, column in found.items()})
 
 
 def answer(frame: Any, columns: Columns) -> Any:
@@ -106,20 +115,24 @@ def _array(values: Any, name: str) -> pa.Array | pa.ChunkedArray:
         ) from None
 
 
-def _from_pandas(series: Any, name: str, encoder: Encoder) -> pa.Array | pa.ChunkedArray:
-    """As pandas' own Parquet files have it; and integers that pandas made floats to hold nulls are integers again."""
+def _from_pandas(series: Any, name: str, trained: RawColumns) -> pa.Array | pa.ChunkedArray:
+    """As pandas' own Parquet files have it; and whole numbers that pandas made floats to hold nulls are whole again."""
     array = _array(series, name)
-    if not pa.types.is_float64(array.type) or encoder.can_be(name, array.type) or not encoder.can_be(name, pa.int64()):
+    if not pa.types.is_float64(array.type) or name not in trained or trained[name].kind != WHOLE:
         return array
     numbers = array.drop_null().to_numpy(zero_copy_only=False)
     if (numbers != np.trunc(numbers)).any() or (np.abs(numbers) > EXACT).any():
-        return array  # refused by its type, with advice
+        return array  # of another class, which is refused
     return array.cast(pa.int64())
 
 
-def _typed(column: pa.Array | pa.ChunkedArray, name: str, encoder: Encoder) -> pa.Array | pa.ChunkedArray:
+def _typed(
+    column: pa.Array | pa.ChunkedArray, name: str, encoder: Encoder, trained: RawColumns
+) -> pa.Array | pa.ChunkedArray:
     """A column of nulls alone gets a type that its features can use: one row as a dict has many such columns."""
     if not pa.types.is_null(column.type):
         return column
-    kinds = (pa.float64(), pa.int64(), pa.list_(pa.int64()), pa.list_(pa.float64()))
-    return column.cast(next((kind for kind in kinds if encoder.can_be(name, kind)), pa.null()))
+    before = trained[name].arrow if name in trained else None
+    kinds = (before, pa.float64(), pa.int64(), pa.list_(pa.int64()), pa.list_(pa.float64()))
+    fitting = (kind for kind in kinds if kind is not None and encoder.can_be(name, kind))
+    return pa.nulls(len(column), next(fitting, pa.null()))

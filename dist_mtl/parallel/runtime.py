@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import count
 from typing import Any, TypeVar
 
 import torch
@@ -26,6 +27,7 @@ from dist_mtl.parallel.world import World
 
 T = TypeVar("T")
 INTERFACE = "GLOO_SOCKET_IFNAME"
+MEETINGS = count()  # of this process; every rank meets the others in the same order
 
 
 @dataclass(frozen=True)
@@ -279,7 +281,8 @@ def _meeting_place(world: World, timeout: timedelta) -> dict[str, Any]:
     """Where the ranks meet, for `init_process_group`; empty: where the launcher's environment says.
 
     A store that an agent lends is the same after a restart, and in it the new ranks read the addresses of the dead ones
-    ("connectFullMesh ... Connection refused", pytorch issue 135712). So each attempt writes under a name of its own.
+    ("connectFullMesh ... Connection refused", pytorch issue 135712). So each attempt writes under a name of its own, and
+    so does each meeting of one attempt: ranks that train and then evaluate meet twice.
     With several agents the launcher has to see to it: torchx_components.AGENT_ENV.
     """
     if world.size == 1:
@@ -288,7 +291,8 @@ def _meeting_place(world: World, timeout: timedelta) -> dict[str, Any]:
         return {}
     lent = world.store
     store = dist.TCPStore(lent.host, lent.port, world.size, is_master=False, timeout=timeout)
-    return {"store": dist.PrefixStore(f"attempt-{lent.attempt}", store), "rank": world.rank, "world_size": world.size}
+    name = f"attempt-{lent.attempt}-{next(MEETINGS)}"
+    return {"store": dist.PrefixStore(name, store), "rank": world.rank, "world_size": world.size}
 
 
 def _device(config: RunConfig, world: World) -> torch.device:
