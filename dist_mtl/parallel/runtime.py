@@ -281,9 +281,9 @@ def _meeting_place(world: World, timeout: timedelta) -> dict[str, Any]:
     """Where the ranks meet, for `init_process_group`; empty: where the launcher's environment says.
 
     A store that an agent lends is the same after a restart, and in it the new ranks read the addresses of the dead ones
-    ("connectFullMesh ... Connection refused", pytorch issue 135712). So each attempt writes under a name of its own, and
-    so does each meeting of one attempt: ranks that train and then evaluate meet twice.
-    With several agents the launcher has to see to it: torchx_components.AGENT_ENV.
+    ("connectFullMesh ... Connection refused", pytorch issue 135712). So each attempt writes under a name of its own,
+    and so does each meeting of one attempt: ranks that train and then evaluate meet twice. With several agents the
+    launcher has to see to it: torchx_components.AGENT_ENV.
     """
     if world.size == 1:
         return {"store": dist.HashStore(), "rank": 0, "world_size": 1}
