@@ -9,9 +9,9 @@ from torchrec.distributed.types import ShardingPlan
 
 from dist_mtl.config import Config, OptimConfig, ShardingConfig, TableConfig
 from dist_mtl.config.rules import summed
-from dist_mtl.config.table_rules import misplaced
+from dist_mtl.config.table_rules import POINTWISE, misplaced
 from dist_mtl.errors import ConfigError
-from dist_mtl.parallel.plan import CACHING, describe_plan
+from dist_mtl.parallel.plan import CACHING, MOST_COLUMNS, describe_plan
 from dist_mtl.parallel.written_plan import as_planned
 
 
@@ -59,6 +59,7 @@ def check_plan(
     planned = as_planned(tables, plan)
     problems = [f"sharding.plan: {told}" for told in _off_device(planned, device)]
     problems += [told for name, table in planned.items() for told in misplaced(name, table, optim.embedding.kind)]
+    problems += too_wide(config, describe_plan(plan), device)
     problems += summed(config, {table.sharding for table in planned.values()})
     if config.sharding.pipeline == "semi_sync" and any(t.sharding == "data_parallel" for t in planned.values()):
         problems.append("sharding.pipeline: the plan has a data_parallel table, which `semi_sync` can not train")
@@ -66,6 +67,23 @@ def check_plan(
         problems.append("sharding.pipeline: `prefetch` needs a table in `uvm_caching`, and the plan has none")
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+def too_wide(config: Config, plan: list[dict], device: torch.device) -> Iterator[str]:
+    """The tables of a plan, as of `describe_plan`, of which a rank has more columns than FBGEMM's kernels take."""
+    most = MOST_COLUMNS.get(device.type)
+    for row in plan if most is not None else ():
+        name = row["table"]
+        table = config.all_tables[name]
+        if max((shard["size"][1] for shard in row["shards"]), default=table.dim) > most:
+            key = f"tables.{name}" if name in config.tables else f"features.{name}"
+            cut = name in config.tables and row["sharding"] not in ("column_wise", "grid_shard")
+            kinds = " or ".join(POINTWISE)
+            apart = f", or tables.{name}.sharding = 'column_wise' (optim.embedding.kind {kinds})" * cut
+            yield (
+                f"{key}.dim = {table.dim:,}: FBGEMM's CUDA kernels take at most {most:,} columns of a table on a rank, "
+                f"and the plan has it {row['sharding']}; use dim = {most}{apart}"
+            )
 
 
 def check_compiler(device: torch.device) -> None:

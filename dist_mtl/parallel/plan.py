@@ -43,6 +43,14 @@ KERNELS = {
 }
 CACHING = KERNELS["uvm_caching"]
 
+# The most columns that a shard may have. FBGEMM 1.6 to 1.8, codegen/genscript/jinja_environment.py:
+# max_embedding_dim = 2048, which the CUDA lookups check in forward and backward (embedding_forward_split_template.cu,
+# embedding_backward_split_template.cu: TORCH_CHECK_LE(max_D, 2048)); the templates make the fused kernels of every
+# optimizer, those with rows on the host or in a key-value store, and the dense one of data-parallel tables. The CPU's
+# have no bound (8,192 columns: tests/unit/test_widest.py).
+MOST_COLUMNS = {"cuda": 2048}
+FEWEST_COLUMNS = 128  # of a shard that the bound above makes; TorchRec's own least
+
 
 logging.getLogger("torchrec.distributed.planner").setLevel(logging.ERROR)  # it warns of its own defaults at each start
 
@@ -217,6 +225,16 @@ def kernels_of(table: TableConfig, fabric: Fabric) -> list[str]:
     return [KERNELS[table.kernel]]
 
 
+def shard_columns(table: TableConfig, device: str) -> int:
+    """Columns of a shard of a table that is cut by columns: half of them, or the most that the device's kernels take.
+
+    TorchRec cuts into equal shards, so it is a divisor; half of them, and too wide, where there is none.
+    """
+    half, most = table.dim // 2, MOST_COLUMNS.get(device, table.dim)
+    widths = (width for width in range(min(half, most) // 4 * 4, FEWEST_COLUMNS - 1, -4) if table.dim % width == 0)
+    return half if half <= most else next(widths, half)
+
+
 def plan_digest(plan: ShardingPlan) -> int:
     """A 63-bit digest; ranks with different plans would exchange garbage."""
     return int.from_bytes(hashlib.sha256(repr(describe_plan(plan)).encode()).digest()[:8], "little") >> 1
@@ -241,7 +259,7 @@ def _constraint(name: str, table: TableConfig, fabric: Fabric, cached: frozenset
     if len(kernels) > 1:
         kernels = [CACHING if name in cached else KERNELS["fused"]]
     # The planner's own smallest column shard is 128 columns, more than most tables have.
-    columns = table.dim // 2 if table.sharding in ("column_wise", "grid") else None
+    columns = shard_columns(table, fabric.device) if table.sharding in ("column_wise", "grid") else None
     return ParameterConstraints(
         sharding_types=[TORCHREC_NAMES[kind] for kind in kinds],
         compute_kernels=kernels,

@@ -10,7 +10,7 @@ from torchrec.distributed.types import ShardingPlan
 from dist_mtl.config import Config
 from dist_mtl.errors import ConfigError
 from dist_mtl.model.mtl import MultiTaskModel
-from dist_mtl.parallel.able import check_device, check_plan
+from dist_mtl.parallel.able import check_device, check_plan, too_wide
 from dist_mtl.parallel.plan import Fabric, Hardware, describe_plan, find_plan
 from dist_mtl.parallel.shard import embedding_optimizer
 from dist_mtl.parallel.written_plan import load_plan
@@ -63,6 +63,8 @@ def outlook(config: Config, cluster: Cluster, bag_ids: float | None = None, sear
     if config.sharding.plan is not None:
         return _of_plan(config, cluster, load, load_plan(config.sharding.plan, model, tables, fabric))
     least = _least(config, cluster, load, fabric)
+    if problems := list(too_wide(config, least.plan, torch.device(cluster.profile.device))):
+        raise ConfigError("\n".join(problems))
     if not search or not least.fits:
         return least
     try:
@@ -84,7 +86,9 @@ def _least(config: Config, cluster: Cluster, load: Workload, fabric: Fabric) -> 
     """The tables spread evenly; where there is a choice of kernel, the largest leave the GPU until the rest fits it."""
 
     def with_cached(count: int) -> Outlook:
-        return _judged(config, cluster, load, spread(config, fabric.world, fabric.local_world, free[:count]))
+        return _judged(
+            config, cluster, load, spread(config, fabric.world, fabric.local_world, free[:count], fabric.device)
+        )
 
     plain = [(t.rows * t.dim, name) for name, t in config.all_tables.items() if has_choice(t, fabric)]
     free = [name for _, name in sorted(plain, reverse=True)]

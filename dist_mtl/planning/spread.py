@@ -7,7 +7,7 @@ import math
 from collections.abc import Collection
 
 from dist_mtl.config import Config, TableConfig
-from dist_mtl.parallel.plan import CACHING, KERNELS, TORCHREC_NAMES, Fabric, kernels_of
+from dist_mtl.parallel.plan import CACHING, KERNELS, TORCHREC_NAMES, Fabric, kernels_of, shard_columns
 from dist_mtl.planning.memory import Rows, state_bytes
 
 
@@ -16,7 +16,7 @@ def has_choice(table: TableConfig, fabric: Fabric) -> bool:
     return len(kernels_of(table, fabric)) > 1
 
 
-def spread(config: Config, world: int, local: int, cached: Collection[str] = ()) -> Rows:
+def spread(config: Config, world: int, local: int, cached: Collection[str] = (), device: str = "cpu") -> Rows:
     """A plan of all tables in the form of `describe_plan`. What may be split by rows is, over all ranks.
 
     `cached`: the tables that live on the host with a cache in the GPU, though nobody has asked for it.
@@ -36,7 +36,7 @@ def spread(config: Config, world: int, local: int, cached: Collection[str] = ())
     for name, table in sorted(config.all_tables.items(), key=bytes_of, reverse=True):
         shards = []
         sharding = free if table.sharding == "auto" else table.sharding
-        for count, columns, ranks in _pieces(table, sharding, world, local, held):
+        for count, columns, ranks in _pieces(table, sharding, world, local, held, device):
             for place, rank in enumerate(ranks):
                 first = place * count
                 mine = min(count, table.rows - first) if len(ranks) > 1 else table.rows
@@ -49,7 +49,7 @@ def spread(config: Config, world: int, local: int, cached: Collection[str] = ())
 
 
 def _pieces(
-    table: TableConfig, sharding: str, world: int, local: int, held: list[float]
+    table: TableConfig, sharding: str, world: int, local: int, held: list[float], device: str
 ) -> list[tuple[int, int, list[int]]]:
     """(rows of a shard, columns, ranks in the order of the rows) of each block of columns."""
     emptiest = sorted(range(world), key=lambda rank: held[rank])
@@ -61,11 +61,17 @@ def _pieces(
         case "table_wise":
             return [(table.rows, table.dim, emptiest[:1])]
         case "column_wise":
-            return [(table.rows, table.dim // 2, [emptiest[place % world]]) for place in range(2)]
+            return [(table.rows, width, [emptiest[n % world]]) for n, width in enumerate(_widths(table, device))]
         case "table_row_wise":
             return [(math.ceil(table.rows / local), table.dim, by_room[0])]
         case "grid":
-            halves = [by_room[place % len(nodes)] for place in range(2)]
-            return [(math.ceil(table.rows / local), table.dim // 2, ranks) for ranks in halves]
+            widths = enumerate(_widths(table, device))
+            return [(math.ceil(table.rows / local), width, by_room[n % len(nodes)]) for n, width in widths]
         case _:
             return [(math.ceil(table.rows / world), table.dim, list(range(world)))]
+
+
+def _widths(table: TableConfig, device: str) -> list[int]:
+    """Columns of each shard of a table that is cut by columns."""
+    width = shard_columns(table, device)
+    return [width] * (table.dim // width)
