@@ -44,7 +44,7 @@ class FirstRows:
     """This rank's rows of the first steps, until they have been looked at."""
 
     config: Config
-    run_steps: int  # of the whole run, which may be shorter
+    run_steps: int  # of the run, at most an epoch: a row that comes again would look like two rows of its ids
     _kept: list[Rows] = field(default_factory=list)
 
     @property

@@ -38,7 +38,8 @@ def train(config: Config, embedded: bool = False) -> Evaluation | None:
         model = build(config, rt, due.steps)
         pace = Pace(config, rt, observer, due.steps, objective.names, model.ids)
         committer = Committer(config, rt, observer, model, data.train)
-        session = Session(config, rt, observer, data, model, pace, due.steps, FirstRows(config, due.steps), committer)
+        first = FirstRows(config, min(due.steps, data.train.order.steps_per_epoch))  # each row once
+        session = Session(config, rt, observer, data, model, pace, due.steps, first, committer)
         progress = session.resume()
         rt.honour_stop()
         observer.event("start", **session.summary())

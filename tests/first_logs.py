@@ -16,6 +16,7 @@ from dist_mtl.data.sample.synthetic import generate
 
 PLANTED = ["true_ctr", "true_cvr", "true_ctcvr", "rho"]
 SAMPLES = {"shop_5k": 5_000, "shop_50k": 50_000, "shop_500k": 500_000}  # rows of the CSV
+TEST_ROWS = 100_000
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -30,10 +31,10 @@ class Log:
     seeds: int = 3
 
 
-def sample_log(path: Path, rows: int, seed: int = 11) -> None:
+def sample_log(path: Path, rows: int, split: str = "train", seed: int = 11) -> None:
     """Sample logs as CSV, without the planted truth; histories as text with `|`."""
     spec = SampleLogs(train_rows=rows, test_rows=1, seed=seed)
-    for number, table in enumerate(generate(spec, rows, "train")):
+    for number, table in enumerate(generate(spec, rows, split)):
         table = table.drop_columns([name for name in PLANTED if name in table.column_names])
         for name in table.column_names:
             if pa.types.is_list(table.schema.field(name).type):
@@ -44,13 +45,12 @@ def sample_log(path: Path, rows: int, seed: int = 11) -> None:
             pa.csv.write_csv(table, stream, pa.csv.WriteOptions(include_header=number == 0))
 
 
-def two_labels(path: Path, rows: int = 40_000, seed: int = 3) -> None:
+def two_labels(path: Path, rows: int, seed: int = 3) -> None:
     """`liked` and `shared`: of one impression each, neither implies the other; ids, a few values, numbers, nulls."""
-    draw = np.random.default_rng(seed)
+    draw, world = np.random.default_rng(seed), np.random.default_rng(0)
     user, item = draw.zipf(1.3, rows) % 3_000, draw.zipf(1.2, rows) % 700
-    of_user, of_item = draw.normal(size=(3_000, 2)), draw.normal(size=(700, 2))
+    of_user, of_item, of_color = (world.normal(size=(count, 2)) for count in (3_000, 700, 8))
     color, hour, age = draw.integers(0, 8, rows), draw.integers(0, 24, rows), draw.integers(16, 80, rows)
-    of_color = draw.normal(size=(8, 2))
     income, score = draw.lognormal(10, 0.7, rows), draw.normal(size=rows)
     shape = np.stack([np.sin(age / 12), np.abs(score) - 0.8], axis=1)
     logit = 0.5 * of_user[user] + 0.6 * of_item[item] + 0.5 * of_color[color] + 0.7 * shape
@@ -76,16 +76,21 @@ def logs(folder: Path, shared: Path = SHARED) -> dict[str, Log]:
     """Every log as CSV below `folder`, made where it is not there yet; public ones only where they are at hand."""
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, Log] = {}
+    shop_test, both_test = folder / "shop_test.csv", folder / "two_labels_test.csv"
+    if not shop_test.exists():
+        sample_log(shop_test, TEST_ROWS, "test")
+        two_labels(both_test, TEST_ROWS, seed=4)
     for name, rows in SAMPLES.items():
         path = folder / f"{name}.csv"
         if not path.exists():
             sample_log(path, rows)
         options = ("--bag", "history:|", "--split-by", "user_id", "--validation", "0.1")
-        found[name] = Log(path, options, seeds=1 if rows > 100_000 else 3)
+        found[name] = Log(path, options, test=shop_test, seeds=1 if rows > 100_000 else 3)
     path = folder / "two_labels.csv"
     if not path.exists():
-        two_labels(path)
-    found["two_labels"] = Log(path, ("--no-funnel", "--split-by", "user", "--validation", "0.1"), ("liked", "shared"))
+        two_labels(path, 40_000)
+    options = ("--no-funnel", "--split-by", "user", "--validation", "0.1")
+    found["two_labels"] = Log(path, options, ("liked", "shared"), both_test)
     return found | _public(folder, shared)
 
 

@@ -14,7 +14,8 @@ from dist_mtl.errors import DataError
 from dist_mtl.hints import nearest
 
 Key = int | str  # a day as it is counted by; ordered within a dataset
-NAMES = re.compile(r"(.*_)?(day|date|dt|ds|event_date|pt)")  # of columns and partitions that hold days
+# Of columns and partitions that hold days; not of what comes again every week or month.
+NAMES = re.compile(r"(?!.*(?:of|week)_day$)(.*_)?(day|date|dt|ds|event_date|pt)")
 TIMES = re.compile(r"(.*_)?(time|timestamp|ts|datetime)")
 # Numbers that are a time between 1990 and 2100: seconds, milli-, micro-, nanoseconds since 1970.
 UNITS = {unit: (631_152_000 * unit, 4_102_444_800 * unit) for unit in (1, 10**3, 10**6, 10**9)}
@@ -78,12 +79,6 @@ def day_of(name: str, schema: pa.Schema, sample: pa.Table, source: str) -> DayCo
             f"{source}: column `{name}` is {schema.field(name).type}; --day needs dates, times or day names"
         )
     return found
-
-
-def tells_the_time(name: str, kind: pa.DataType, sample: pa.Table) -> bool:
-    """Whether a column says when its row happened: a date, a timestamp, seconds since 1970, or the name of a day."""
-    found = _as_day(name, kind, sample, is_named=NAMES.fullmatch(name.lower()) is not None)
-    return found is not None
 
 
 def _as_day(name: str, kind: pa.DataType, sample: pa.Table, is_named: bool) -> DayColumn | None:

@@ -27,6 +27,7 @@ HOW = {
     "number": "its value orders the rows",
     "value": "its values, learned on one half of the rows, tell the other half",
     "missing": "it is missing, or empty, where the label says so",
+    "certain": "it is there, or has some value, only where the label is set",
 }
 
 

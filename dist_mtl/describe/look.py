@@ -19,7 +19,7 @@ from dist_mtl.data.files.folder import Folder
 from dist_mtl.data.files.manifest import Manifest
 from dist_mtl.data.files.reader import Reader, blocks_of
 from dist_mtl.data.order import Span
-from dist_mtl.describe.days import tells_the_time
+from dist_mtl.describe.clocks import tells_the_time
 
 # label; number: float; whole: integer or boolean, as an id and as a number; name: text or a time, as an id; bag: a list
 # of ids; vector: a list of floats; other: only its nulls are counted

@@ -1,7 +1,6 @@
 """The configuration that a described dataset suggests: which columns become which features, and how to train."""
 
 import os.path
-import re
 from collections import Counter
 
 from dist_mtl.config.file import MAX_BYTES
@@ -9,6 +8,7 @@ from dist_mtl.config.place import Place
 from dist_mtl.data.suggest import Suggested, Use, quoted, toml
 from dist_mtl.describe.beside import TRAIN, Beside
 from dist_mtl.describe.description import Description, quantile
+from dist_mtl.describe.names import IDS, MEASURES
 from dist_mtl.describe.recipe import Recipe, recipe
 from dist_mtl.describe.seen import Seen
 from dist_mtl.errors import ConfigError, DataError
@@ -18,17 +18,7 @@ UNIQUE = 0.9  # an id that so many of the rows have for themselves tells nothing
 FEW_VALUES = 256  # a whole number of at most so many values is an id, whatever it is called ...
 RECURRING = 4  # ... and one of more values, if each has so many rows in the mean
 TAIL = 10  # standard deviations from the mean to the farthest number: a normal column of 10**9 rows reaches 6
-# Whole numbers that count or measure have an order; those that name a thing have none.
-MEASURES = re.compile(
-    r"(?:.*_)?(age|amount|avg|balance|bid|budget|clicks|cnt|cost|count|days|distance|duration|height|hours|impressions|"
-    r"income|length|max|mean|min|minutes|num|percent|price|qty|quantity|rank|rate|ratio|revenue|salary|sales|score|"
-    r"seconds|size|stock|sum|total|value|views|weight|width|year|years)(?:_.*)?"
-)
-IDS = re.compile(
-    r"(?:.*_)?(ad|advertiser|app|brand|browser|campaign|cat\d*|category|city|code|country|creative|customer|device|domain|"
-    r"hash|id|ids|ip|item|key|kind|member|os|page|product|publisher|query|region|search|segment|seller|session|shop|site|"
-    r"sku|state|store|type|uid|user|visitor|zip\w*)(?:_.*)?"
-)
+HUGE = 1e300  # squares beyond it come near the end of float64
 # Columns of sample logs, of which the first three are always there, that no log would have (`data/sample/`).
 PLANTED = ("true_ctr", "true_cvr", "true_ctcvr", "rho", "conversion_seen")
 APART = 0.1  # share of a label's positives that break the funnel, from which on it is none
@@ -201,25 +191,25 @@ def _out(seen: Seen, d: Description) -> str:
     if column.name in PLANTED and set(PLANTED[:3]) <= d.columns.keys():
         return "the planted truth of sample logs"
     if column.is_time:
-        return "tells when the row happened; later rows have other values"
+        return "tells when the row happened, or counts the rows: later rows have other values"
     if column.kind == "vector":
         return "a list of numbers; it may be the `weights` of a bag"
     if column.kind == "other":
         return "no kind of feature takes its type"
     if column.kind == "number" and not seen.finite:
         return "no value is finite"
+    if seen.infinite and seen.lowest == seen.highest:
+        return "one finite value only"
     if not missing and not seen.infinite and (seen.lowest == seen.highest if ids is None else ids.count == 1):
         return "one value only"
     if column.kind == "whole" and MEASURES.fullmatch(column.name.lower()):
         return ""
     if column.is_id and there > 1 and ids.count > UNIQUE * there:
         return "nearly every row has a value of its own"
-    return _of_the_split(seen, d.beside.get("test") or d.beside.get("validation"))
+    return next(filter(None, (_of_the_split(seen, beside) for beside in d.beside.values())), "")
 
 
-def _of_the_split(seen: Seen, beside: Beside | None) -> str:
-    if beside is None:
-        return ""
+def _of_the_split(seen: Seen, beside: Beside) -> str:
     if seen.column.is_id and beside.lacks_values_of(seen):
         return f"its values are not those of {beside.folder}: rows were split by it, or it tells the time"
     if seen.column.kind in ("whole", "number") and beside.lies_apart_from(seen):
@@ -260,22 +250,23 @@ def _number(seen: Seen, by: Recipe) -> tuple[Use, ...]:
     remark = f"{missing:.1%} are missing" if missing else ""
     gaps = ('null = "indicator"',) if missing else ()
     if seen.lowest == seen.highest:  # what it tells is whether it is there
-        return (Use("dense", (f"mean = {float(seen.lowest)!r}", *gaps), remark=remark),)
+        return (Use("bucket", (f"boundaries = [{float(seen.lowest)!r}]", f"dim = {by.bucket_dim}"), remark=remark),)
+    bucket = Use("bucket", (f"quantiles = {by.buckets}", f"dim = {by.bucket_dim}"), remark=remark)
+    if not (width := _width(seen)):  # numbers so small, or so alike, that float64 knows no standard deviation of them
+        return (bucket,)
     clip = (f"clip = [{float(seen.lowest)!r}, {float(seen.highest)!r}]",) if seen.infinite else ()
-    log = ("log = true",) if _is_heavy(seen) else ()
-    dense = Use("dense", (*clip, *log, 'scale = "standard"', *gaps), remark=remark)
-    if not by.buckets:
-        return (dense,)
-    return (dense, Use("bucket", (f"quantiles = {by.buckets}", f"dim = {by.bucket_dim}")))
+    log = ("log = true",) if width > TAIL else ()
+    return (Use("dense", (*clip, *log, 'scale = "standard"', *gaps), remark=remark), bucket)
 
 
-def _is_heavy(seen: Seen) -> bool:
-    """Whether a few numbers are so large that all others look alike beside them."""
+def _width(seen: Seen) -> float:
+    """Standard deviations from the mean to the farthest number; 0: there are none."""
     count = max(1, seen.finite)
     mean, square = float(seen.sums[0]) / count, float(seen.sums[1]) / count
-    std = max(square - mean**2, 0.0) ** 0.5 if square < float("inf") else float("inf")
-    largest = max(abs(float(seen.lowest)), abs(float(seen.highest)))
-    return not std < 1e150 or bool(std and (largest - abs(mean)) / std > TAIL)
+    if not square < HUGE:
+        return float("inf")
+    std = max(square - mean**2, 0.0) ** 0.5
+    return (max(abs(float(seen.lowest)), abs(float(seen.highest))) - abs(mean)) / std if std else 0.0
 
 
 # ----------------------------------------------------------------------------------------------------------- training
