@@ -24,7 +24,7 @@ from dist_mtl.data.workers import cores
 from dist_mtl.describe import terminal
 from dist_mtl.describe.description import Wish
 from dist_mtl.describe.suggestion import save, suggestion
-from dist_mtl.errors import ConfigError
+from dist_mtl.errors import ConfigError, DataError
 from dist_mtl.terminal.console import Words, progress_bars
 
 
@@ -153,9 +153,12 @@ def convert_csv(arguments: argparse.Namespace) -> None:
         raise ConfigError(f"{arguments.suggest}: it is there already; choose with --suggest a file that is not")
     with progress([*source.paths, *split.test_paths] * 2) as on_progress:
         made = tabular.convert(source, split, arguments.out, arguments.jobs, on_progress)
-    train = str(Path(arguments.out) / TRAIN)
+    train, refused = str(Path(arguments.out) / TRAIN), None
     if made.labels and source.like is None:
-        following = suggest(train, arguments.suggest, arguments.jobs)
+        try:
+            following = suggest(train, arguments.suggest, arguments.jobs)
+        except DataError as error:  # the datasets are there all the same
+            following, refused = "no configuration was written", error
     else:
         run = shlex.quote(source.like.name if source.like is not None and source.like.labels else "RUN")
         following = f"next: python launch/predict.py {run} {shlex.quote(train)} SCORES"
@@ -163,6 +166,8 @@ def convert_csv(arguments: argparse.Namespace) -> None:
     for remark in made.remarks:
         print(f"note: {remark}")
     print(following)
+    if refused is not None:
+        raise refused
 
 
 def suggest(train: str, path: str | None, jobs: int) -> str:

@@ -94,8 +94,8 @@ def test_a_bucketised_feature_names_a_table_too() -> None:
 
 def test_a_suggested_configuration_takes_other_names_for_its_tables(tmp_path: Path) -> None:
     names = ["type", "type_", "items", "a.items", "2nd", "_x", "plain"]
-    columns = {name: [1, 2, 1, 2] * 9 for name in names} | {"buffers": np.arange(36) / 7}
-    write_dataset(tmp_path / "train", [pa.table(columns | {"click": [0, 1, 0, 1] * 9})])
+    columns = {name: [1, 2, 1, 2] * 9 for name in names} | {"buffers": np.arange(36) * 7 % 36 / 7}
+    write_dataset(tmp_path / "train", [pa.table(columns | {"click": [0, 0, 1, 1] * 9})])
     config = parse(tomllib.loads(suggestion(describe(Wish(str(tmp_path / "train"))))))
     assert {feature.column or name for name, feature in config.features.items()} == {*columns}
     assert config.table_of("plain") == "plain" and config.table_of("items") == "items_"
