@@ -42,7 +42,7 @@ class Csv:
         if (self.click is None) != (self.conversion is None):
             given, other = ("--click", "--conversion") if self.conversion is None else ("--conversion", "--click")
             raise ConfigError(f"{given}: name the other label with {other}, too; without both, rows are to be scored")
-        if labels and self.click == self.conversion:
+        if self.click is not None and self.click == self.conversion:
             raise ConfigError(f"--click and --conversion both name `{self.click}`; name two columns")
         for name in (*self.ids, *self.bags, *self.types):
             if name in labels:

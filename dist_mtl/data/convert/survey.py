@@ -156,9 +156,10 @@ def _misfits(name: str, target: Target, evidence: Evidence, source: Csv, rows: i
     by_pattern = source.like is not None and name in source.like.types
     asked = f"as in {source.like.name}" if by_pattern else f"--type {name}={target.kind}"
     other = "" if by_pattern else f", or choose another --type; --id {shlex.quote(name)} reads text"
+    what = f"list of {target.kind}" if target.separator else str(target.kind)
     missing = f", or read it as missing with --null={shlex.quote(text.strip())}" if not target.separator else ""
     return [
-        f"{place}: column `{name}` holds {shown(text)}, which is no {target.kind} ({asked}; {of(count, rows)}); "
+        f"{place}: column `{name}` holds {shown(text)}, which is no {what} ({asked}; {of(count, rows)}); "
         f"correct it{missing}{other}"
     ]
 
