@@ -53,14 +53,3 @@ class Transfer(nn.Module):
         lead_B = (scores_B2[:, 0] - scores_B2[:, 1]).clamp(-LARGEST_LEAD, LARGEST_LEAD)
         weights_B2 = torch.sigmoid(torch.stack([lead_B, -lead_B], dim=1))  # the softmax over two
         return torch.bmm(weights_B2[:, None], values).squeeze(1), weights_B2
-
-
-def calibrator(logits_BT: Tensor, weight_B: Tensor, total: Tensor) -> Tensor:
-    """This rank's share of sum_t mean_i max(p_t - p_{t-1}, 0) over the global batch, p_t = P(label t).
-
-    For head `ctcvr`, whose towers may contradict the funnel; behind the others p_t can not exceed p_{t-1}. `total`: the
-    rows' weight over all ranks. Without a second label, or without weight, an exact zero with a zero gradient.
-    """
-    p_BT = torch.sigmoid(logits_BT)
-    excess_B = torch.relu(p_BT[:, 1:] - p_BT[:, :-1]).sum(dim=1)
-    return (excess_B * weight_B).sum() * torch.where(total > 0, 1 / total, 0.0)

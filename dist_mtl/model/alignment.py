@@ -21,10 +21,12 @@ from dist_mtl.config import AdaFTR, AnyAlignment, FixedAlignment, LearnedAlignme
 from dist_mtl.data.batch import Batch
 from dist_mtl.data.hashing import signed_key
 from dist_mtl.model.contrast import contrast, unit
+from dist_mtl.model.diagnosis import distribution
 from dist_mtl.model.embedding import mix_
 from dist_mtl.model.mtl import Outputs
 from dist_mtl.model.ranks import Ranks
 from dist_mtl.model.relatedness import Teacher, standardised, temperature
+from dist_mtl.model.term import Statistics, Term, inverse_of
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def sampled_rows(count: int, seed: int, valid_G: Tensor, batch: Batch) -> Negati
 
 
 @dataclass(frozen=True)
-class AlignmentLoss:
+class AlignmentLoss(Term):
     """The loss of a configuration. Its terms: `align`; `relatedness`, the teacher's cross-entropy; `prior`."""
 
     spec: AnyAlignment
@@ -83,6 +85,14 @@ class AlignmentLoss:
     def names(self) -> tuple[str, ...]:
         learned = isinstance(self.spec, LearnedAlignment) and self.spec.prior_weight > 0
         return ("align", *["relatedness"] * (self.teacher is not None), *["prior"] * learned)
+
+    @property
+    def num_totals(self) -> int:
+        return 0 if self.teacher is None else len(self.pairs)
+
+    def totals(self, batch: Batch) -> Tensor:
+        """(U,) float64: the weight of the teacher's rows; none without one."""
+        return self.row_weights(batch).sum(dim=0, dtype=torch.float64)
 
     def row_weights(self, batch: Batch) -> Tensor:
         """(R, U): the weights of the teacher's rows, see `Teacher`; none without one."""
@@ -112,6 +122,35 @@ class AlignmentLoss:
         if len(self.names) > len(found):
             found.append((self._surprise(logits_BU) * share_B).sum())
         return torch.stack(found)
+
+    @torch.no_grad()
+    def statistics(
+        self, labels: tuple[str, ...], outputs: Outputs, batch: Batch, share_B: Tensor, ranks: Ranks
+    ) -> Statistics:
+        """Relatedness (what the network says) and temperature (what is made of it): mean, deviation, histogram; mean
+        cosines of a row with itself and with its negatives, for each ordered pair of tasks."""
+        found: Statistics = {"similarity": {}}
+        if isinstance(self.spec, LearnedAlignment):
+            bounds = {"relatedness": (0.0, 1.0), "temperature": self.spec.temperatures}
+            r_BU = torch.sigmoid(outputs.training.relatedness_BU)
+            columns = {"relatedness": r_BU, "temperature": self.temperatures(outputs, share_B, ranks)}
+            for kind, x_BU in columns.items():
+                found[kind] = {
+                    f"{labels[a]}|{labels[b]}": distribution(x_BU[:, column], share_B, *bounds[kind], ranks)
+                    for column, (a, b) in enumerate(self.pairs)
+                }
+        representations, candidates, negatives = self.compared(outputs, batch, ranks)
+        units = [None if h_BD is None else unit(h_BD) for h_BD in representations]
+        own_B = negatives.own_B
+        for t, s in self.ordered:
+            positive_B = (units[t] * units[s]).sum(1)
+            # The sum over candidates is one product with their sum; a row's own is taken out again.
+            sum_B = units[t] @ (negatives.valid_M @ candidates[s]) - positive_B * (own_B >= 0)
+            count_B = negatives.valid_M.sum() - (own_B >= 0).to(sum_B.dtype)
+            means = torch.stack([positive_B @ share_B, (sum_B / count_B.clamp(min=1)) @ share_B])
+            positive, negative = ranks.sum(means).tolist()
+            found["similarity"][f"{labels[t]}>{labels[s]}"] = {"positive": positive, "negative": negative}
+        return found
 
     def temperatures(self, outputs: Outputs, share_B: Tensor, ranks: Ranks) -> Tensor:
         """(B, U): the temperature of each row, for each unordered pair of tasks."""
@@ -166,8 +205,3 @@ class AlignmentLoss:
         prior = logits_BU.new_tensor(self.spec.prior)
         kl_BU = log_r.exp() * (log_r - prior.log()) + log_rest.exp() * (log_rest - (1 - prior).log())
         return kl_BU.mean(dim=1)
-
-
-def inverse_of(totals: Tensor) -> Tensor:
-    """1 / total, 0 where there is no weight."""
-    return torch.where(totals > 0, 1 / totals, 0.0)

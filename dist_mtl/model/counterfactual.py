@@ -26,7 +26,30 @@ from torch import Tensor
 from torch.nn import functional
 
 from dist_mtl.config import Counterfactual
+from dist_mtl.data.batch import Batch
+from dist_mtl.model.mtl import Outputs
+from dist_mtl.model.ranks import Ranks
+from dist_mtl.model.term import Term
 from dist_mtl.model.tower import funnel
+
+
+@dataclass(frozen=True)
+class CounterfactualLoss(Term):
+    """The loss of a configuration; its weight is in its numbers."""
+
+    spec: Counterfactual
+    labels: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(f"counterfactual.{label}" for label in self.labels[1:])
+
+    def factors(self, step: int) -> tuple[float, ...]:
+        return (1.0,) * len(self.names)
+
+    def shares(self, outputs: Outputs, batch: Batch, total: Tensor, totals_K: Tensor, ranks: Ranks) -> Tensor:
+        logits = outputs.logits_BT, outputs.imputed_BC
+        return counterfactual_losses(self.spec, *logits, batch.labels_BT, batch.weight_B, total)
 
 
 @dataclass(frozen=True)

@@ -12,18 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dist_mtl.config import LearnedAlignment
 from dist_mtl.data.batch import Batch
-from dist_mtl.model.alignment import AlignmentLoss, inverse_of
 from dist_mtl.model.balance import gram, task_gradients
-from dist_mtl.model.contrast import unit
-from dist_mtl.model.mtl import Outputs
-from dist_mtl.model.ranking import PairwiseLoss
 from dist_mtl.model.ranks import Ranks
+from dist_mtl.model.term import Statistics, inverse_of
 
 BINS = 20  # of a histogram: of equal width, each with its share of the rows
-
-Statistics = dict[str, dict[str, Any]]
 
 
 def gradient_statistics(labels: tuple[str, ...], shares_T: Tensor, x_BI: Tensor, ranks: Ranks) -> Statistics:
@@ -62,54 +56,12 @@ def _gate_titles(name: str, labels: tuple[str, ...], gates: int) -> list[str]:
     return [f"{name} {one}" for one in (("all",) if gates == 1 and name != "transfer" else whose)]
 
 
-@torch.no_grad()
-def alignment_statistics(
-    alignment: AlignmentLoss, labels: tuple[str, ...], outputs: Outputs, batch: Batch, share_B: Tensor, ranks: Ranks
-) -> Statistics:
-    """Relatedness (what the network says) and temperature (what is made of it): mean, deviation, histogram; mean
-    cosines of a row with itself and with its negatives, for each ordered pair of tasks."""
-    found: Statistics = {"similarity": {}}
-    if isinstance(alignment.spec, LearnedAlignment):
-        bounds = {"relatedness": (0.0, 1.0), "temperature": alignment.spec.temperatures}
-        r_BU = torch.sigmoid(outputs.training.relatedness_BU)
-        columns = {"relatedness": r_BU, "temperature": alignment.temperatures(outputs, share_B, ranks)}
-        for kind, x_BU in columns.items():
-            found[kind] = {
-                f"{labels[a]}|{labels[b]}": _distribution(x_BU[:, column], share_B, *bounds[kind], ranks)
-                for column, (a, b) in enumerate(alignment.pairs)
-            }
-    representations, candidates, negatives = alignment.compared(outputs, batch, ranks)
-    units = [None if h_BD is None else unit(h_BD) for h_BD in representations]
-    own_B = negatives.own_B
-    for t, s in alignment.ordered:
-        positive_B = (units[t] * units[s]).sum(1)
-        # The sum over candidates is one product with their sum; a row's own is taken out again.
-        sum_B = units[t] @ (negatives.valid_M @ candidates[s]) - positive_B * (own_B >= 0)
-        count_B = negatives.valid_M.sum() - (own_B >= 0).to(sum_B.dtype)
-        means = torch.stack([positive_B @ share_B, (sum_B / count_B.clamp(min=1)) @ share_B])
-        positive, negative = ranks.sum(means).tolist()
-        found["similarity"][f"{labels[t]}>{labels[s]}"] = {"positive": positive, "negative": negative}
-    return found
-
-
-@torch.no_grad()
-def pairwise_statistics(
-    pairwise: PairwiseLoss, labels: tuple[str, ...], outputs: Outputs, batch: Batch, ranks: Ranks
-) -> Statistics:
-    """Shares of the pairs that are closer than their margin, for each label but the last: the rows that also have the
-    next label against those that stop here (`m1`), and against those without this label (`m2`)."""
-    shares = {}
-    for label, (stopped, without) in zip(labels, pairwise.violations(outputs, batch, ranks), strict=False):
-        shares |= {f"{label} m1": stopped, f"{label} m2": without}
-    return {"violated": shares}
-
-
 def row_shares(batch: Batch, total: Tensor) -> Tensor:
     """(B,): each row's part of the weight of the global batch."""
     return batch.weight_B * inverse_of(total)
 
 
-def _distribution(x_B: Tensor, share_B: Tensor, low: float, high: float, ranks: Ranks) -> dict[str, Any]:
+def distribution(x_B: Tensor, share_B: Tensor, low: float, high: float, ranks: Ranks) -> dict[str, Any]:
     """Mean, standard deviation, and a histogram: BINS + 1 edges, the bins' shares of the rows."""
     bins_B = ((x_B - low) * (BINS / (high - low))).long().clamp(0, BINS - 1)
     x_B, share_B = x_B.double(), share_B.double()  # a collapse is a deviation of 1e-5 around 0.9997

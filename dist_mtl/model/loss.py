@@ -11,23 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dist_mtl.config import Config, ModelConfig, NoAlignment, PWiseR
+from dist_mtl.config import AITM, PICO, AdaFTR, Config, Counterfactual, FixedAlignment, ModelConfig, PWiseR
 from dist_mtl.data.batch import Batch
-from dist_mtl.model.aitm import calibrator
 from dist_mtl.model.alignment import AlignmentLoss
 from dist_mtl.model.balance import resolve_conflicts, uncertainty
-from dist_mtl.model.counterfactual import counterfactual_losses
-from dist_mtl.model.diagnosis import (
-    Statistics,
-    alignment_statistics,
-    gate_statistics,
-    gradient_statistics,
-    pairwise_statistics,
-    row_shares,
-)
+from dist_mtl.model.calibrator import Calibrator
+from dist_mtl.model.counterfactual import CounterfactualLoss
+from dist_mtl.model.diagnosis import gate_statistics, gradient_statistics, row_shares
 from dist_mtl.model.mtl import Outputs
 from dist_mtl.model.ranking import PairwiseLoss
 from dist_mtl.model.ranks import Ranks
+from dist_mtl.model.term import Statistics, Term
 from dist_mtl.model.tower import funnel, log1mexp
 
 
@@ -82,74 +76,54 @@ class TaskObjective:
 
 @dataclass(frozen=True)
 class Objective:
-    """Everything that a configuration minimises: the tasks, balanced, and what is switched on beside them.
+    """Everything that a configuration minimises: the tasks, balanced, and the terms that are switched on beside them.
 
-    Terms are reported as they are, before the factors of alignment and ranking; a task's has its fixed weight in it.
+    Terms are reported as they are, before their factors; a task's has its fixed weight in it.
     """
 
     model: ModelConfig
     labels: tuple[str, ...]
     seed: int
     tasks: TaskObjective
-    alignment: AlignmentLoss | None
-    pairwise: PairwiseLoss | None
+    terms: tuple[Term, ...]
 
     @classmethod
     def of(cls, config: Config) -> "Objective":
         """The objective of a run."""
         model, labels = config.model, config.data.labels
-        has_alignment, has_pairwise = not isinstance(model.alignment, NoAlignment), isinstance(model.pairwise, PWiseR)
-        return cls(
-            model,
-            labels,
-            config.seed,
-            TaskObjective.of(model, len(labels)),
-            AlignmentLoss.of(model.alignment, labels, config.seed) if has_alignment else None,
-            PairwiseLoss.of(model.pairwise, model) if has_pairwise else None,
-        )
+        specs = (model.backbone, model.counterfactual, model.alignment, model.pairwise)
+        terms = tuple(term for spec in specs if (term := _term(spec, config)) is not None)
+        return cls(model, labels, config.seed, TaskObjective.of(model, len(labels)), terms)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the terms: the labels, then those that are switched on."""
-        return (
-            *self.labels,
-            *["calibrator"] * bool(self.model.calibrator),
-            *(f"counterfactual.{label}" for label in self.labels[1:] if self.model.counterfactual is not None),
-            *(self.alignment.names if self.alignment is not None else ()),
-            *(self.pairwise.names if self.pairwise is not None else ()),
-        )
+        """Of the numbers: the labels, then those of the terms."""
+        return (*self.labels, *(name for term in self.terms for name in term.names))
 
     def totals(self, batch: Batch) -> Tensor:
-        """(M,) float64: weight of this rank's rows in each task's space, of all of them, and of a teacher's."""
+        """(M,) float64: weight of this rank's rows in each task's space, of all of them, and what the terms sum."""
         sums = [self.tasks.totals(batch), batch.weight_B.sum(dtype=torch.float64)[None]]
-        if self.alignment is not None:
-            sums.append(self.alignment.row_weights(batch).sum(dim=0, dtype=torch.float64))
-        return torch.cat(sums)
+        return torch.cat([*sums, *(term.totals(batch) for term in self.terms)])
 
     def shares(self, outputs: Outputs, batch: Batch, totals_M: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
-        """(L,), (): this rank's share of each term, and of the loss. `totals_M`: of all ranks.
+        """(L,), (): this rank's share of each number, and of the loss. `totals_M`: of all ranks.
 
         Which collectives run depends on the configuration and the step alone, never on the rows.
         """
         num = len(self.labels)
         tasks_T, loss = self.tasks.shares(outputs, batch, totals_M[:num], ranks)
-        terms, total = [tasks_T], totals_M[num]
+        found, total = [tasks_T], totals_M[num]
         if self.model.balance == "uncertainty":
             loss = uncertainty(tasks_T, outputs.training.log_variances_T, totals_M[:num], ranks)
-        for found_L, factor in self._beside(outputs, batch, total):
-            terms.append(found_L)
-            loss = loss + factor * found_L.sum()
-        if self.alignment is not None:
-            found_L = self.alignment.shares(outputs, batch, total, totals_M[num + 1 :], ranks)
-            terms.append(found_L)
-            loss = loss + (found_L * found_L.new_tensor(self.alignment.factors(batch.step))).sum()
-        if self.pairwise is not None:
-            found = self.pairwise.share(outputs, batch, ranks)
-            terms.append(found[None])
-            loss = loss + self.pairwise.weight * found
+        first = num + 1
+        for term in self.terms:
+            shares_L = term.shares(outputs, batch, total, totals_M[first : first + term.num_totals], ranks)
+            found.append(shares_L)
+            loss = loss + (shares_L * shares_L.new_tensor(term.factors(batch.step))).sum()
+            first += term.num_totals
         if self.model.balance == "pcgrad":
             resolve_conflicts(tasks_T, outputs.shared_BI, ranks, self.seed, batch.step)
-        return torch.cat(terms) if len(terms) > 1 else tasks_T, loss
+        return torch.cat(found) if len(found) > 1 else tasks_T, loss
 
     def statistics(self, outputs: Outputs, batch: Batch, totals_M: Tensor, ranks: Ranks) -> Statistics:
         """What a diagnosis shows, see `model/diagnosis.py`. Before `shares`, whose hook would act on the gradients."""
@@ -158,19 +132,21 @@ class Objective:
         share_B = row_shares(batch, totals_M[num])
         found = gradient_statistics(self.labels, tasks_T, outputs.shared_BI, ranks)
         found |= gate_statistics(self.labels, outputs.gates, share_B, ranks)
-        if self.alignment is not None:
-            found |= alignment_statistics(self.alignment, self.labels, outputs, batch, share_B, ranks)
-        if self.pairwise is not None:
-            found |= pairwise_statistics(self.pairwise, self.labels, outputs, batch, ranks)
+        for term in self.terms:
+            found |= term.statistics(self.labels, outputs, batch, share_B, ranks)
         return found
 
-    def _beside(self, outputs: Outputs, batch: Batch, total: Tensor) -> list[tuple[Tensor, float]]:
-        """What some backbones and heads bring along: terms and their factor."""
-        found = []
-        if self.model.calibrator:
-            found.append((calibrator(outputs.logits_BT, batch.weight_B, total)[None], self.model.calibrator))
-        if (spec := self.model.counterfactual) is not None:
-            logits = outputs.logits_BT, outputs.imputed_BC
-            losses_C = counterfactual_losses(spec, *logits, batch.labels_BT, batch.weight_B, total)
-            found.append((losses_C, 1.0))  # the weight is in it
-        return found
+
+def _term(spec: object, config: Config) -> Term | None:
+    """The term that a part of the model's configuration asks for, if it does."""
+    model, labels = config.model, config.data.labels
+    match spec:
+        case AITM() if model.calibrator:
+            return Calibrator(model.calibrator)
+        case Counterfactual():
+            return CounterfactualLoss(spec, labels)
+        case FixedAlignment() | PICO() | AdaFTR():
+            return AlignmentLoss.of(spec, labels, config.seed)
+        case PWiseR():
+            return PairwiseLoss.of(spec, model)
+    return None

@@ -20,6 +20,7 @@ from dist_mtl.config import ModelConfig, PWiseR
 from dist_mtl.data.batch import Batch
 from dist_mtl.model.mtl import Outputs
 from dist_mtl.model.ranks import Ranks
+from dist_mtl.model.term import Statistics, Term
 from dist_mtl.model.tower import funnel, logit_of
 
 
@@ -55,7 +56,7 @@ def hinge(high_P: Tensor, weight_P: Tensor, low_N: Tensor, weight_N: Tensor, mar
 
 
 @dataclass(frozen=True)
-class PairwiseLoss:
+class PairwiseLoss(Term):
     """The loss of a configuration, and its statistics."""
 
     weight: float
@@ -69,13 +70,29 @@ class PairwiseLoss:
         """The loss that `spec` asks for, of the probabilities that `model` predicts."""
         return cls(spec.weight, spec.margins, spec.on, model.head)
 
-    def share(self, outputs: Outputs, batch: Batch, ranks: Ranks) -> Tensor:
-        """This rank's share: the value over the number of ranks, which all compute it, with its own rows' gradient."""
+    def factors(self, step: int) -> tuple[float, ...]:
+        """The paper's lambda."""
+        return (self.weight,)
+
+    def shares(self, outputs: Outputs, batch: Batch, total: Tensor, totals_K: Tensor, ranks: Ranks) -> Tensor:
+        """(1,): the value over the number of ranks, which all compute it, with the gradient of this rank's rows."""
         scores_BL = self._scores(outputs)
         value, gradient_GL, _ = self._ranked(scores_BL, batch, ranks)
         mine_BL = gradient_GL.narrow(0, ranks.rank * len(scores_BL), len(scores_BL)).to(scores_BL.dtype)
         # The second part is 0, and its gradient is the one that is known.
-        return (value / ranks.size).to(scores_BL.dtype) + (mine_BL * (scores_BL - scores_BL.detach())).sum()
+        share = (value / ranks.size).to(scores_BL.dtype) + (mine_BL * (scores_BL - scores_BL.detach())).sum()
+        return share[None]
+
+    @torch.no_grad()
+    def statistics(
+        self, labels: tuple[str, ...], outputs: Outputs, batch: Batch, share_B: Tensor, ranks: Ranks
+    ) -> Statistics:
+        """Shares of the pairs that are closer than their margin, for each label but the last: the rows that also have
+        the next label against those that stop here (`m1`), and against those without this label (`m2`)."""
+        shares = {}
+        for label, (stopped, without) in zip(labels, self.violations(outputs, batch, ranks), strict=False):
+            shares |= {f"{label} m1": stopped, f"{label} m2": without}
+        return {"violated": shares}
 
     def violations(self, outputs: Outputs, batch: Batch, ranks: Ranks) -> list[tuple[float, float]]:
         """For each pair of neighbours: the share of P x C and of P x N that is closer than its margin."""

@@ -12,7 +12,7 @@ from dist_mtl.config.file import load, parse
 from dist_mtl.data.batch import Batch, collate
 from dist_mtl.data.features.encode import Encoder
 from dist_mtl.errors import ConfigError
-from dist_mtl.model.aitm import calibrator
+from dist_mtl.model.calibrator import calibrator
 from dist_mtl.model.loss import TaskObjective
 from dist_mtl.model.mtl import MultiTaskModel, Outputs
 from dist_mtl.model.tower import funnel

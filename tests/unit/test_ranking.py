@@ -53,7 +53,8 @@ def ours(
     logits: Tensor, rows: Batch, head: str = "esmm", on: str = "probability", margins: tuple[float, float] = MARGINS
 ) -> Tensor:
     loss = PairwiseLoss(0.02, margins, on, head)
-    return loss.share(Outputs(logits, (), logits), rows, OneRank())
+    [share] = loss.shares(Outputs(logits, (), logits), rows, rows.weight_B.sum(), logits.new_empty(0), OneRank())
+    return share
 
 
 def sample(count: int, tasks: int = 2, seed: int = 1, spread: float = 1.0) -> tuple[Tensor, Batch]:

@@ -116,7 +116,7 @@ def test_off_has_no_parts(some_rows: tuple[Path, Batch]) -> None:
     config = samples.config(folder)
     assert MultiTaskModel(config, torch.device("meta")).training_parts is None
     objective = Objective.of(config)
-    assert objective.names == LABELS and objective.alignment is objective.pairwise is None
+    assert objective.names == LABELS and not objective.terms
     assert training_parts(samples.config(folder, "model.alignment={kind='fixed', num_negatives=9}"), 8, 4) is None
 
 
