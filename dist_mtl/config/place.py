@@ -109,4 +109,6 @@ def _apart(a: Range, b: Range) -> bool:
 
 
 def _told(text: str) -> str:
-    return quote(text, safe=" :+,")
+    quoted = quote(text, safe=" :+,")
+    # A dot beside the two that part first from last, or two in a value, would be read as those.
+    return quoted.replace(".", "%2E") if f".{text}.".count("..") else quoted

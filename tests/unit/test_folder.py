@@ -138,7 +138,7 @@ def test_a_path_outside_stays_outside(remote: str) -> None:
     memory.pipe("memory://bucket/secret.parquet", b"x")
     text = memory.cat("memory://bucket/train/_manifest.json").replace(NAME.encode(), b"../secret.parquet")
     memory.pipe("memory://bucket/train/_manifest.json", text)
-    with pytest.raises(DataError, match="path '../secret.parquet' is not below the dataset's folder"):
+    with pytest.raises(DataError, match="path '../secret.parquet': it is not below the dataset's folder"):
         manifest.read(remote)
 
 

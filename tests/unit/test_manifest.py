@@ -117,7 +117,7 @@ def test_a_file_with_other_columns(folder: Path) -> None:
 @pytest.mark.parametrize("path", ["../x.parquet", "/etc/passwd", "a/../../x", "a\0b", "x" * 5_000])
 def test_a_path_outside(folder: Path, path: str) -> None:
     edit(folder, lambda m: m["files"][0].update(path=path))
-    assert "is not below the dataset's folder" in refused(folder)
+    assert "; correct it, or list the folder again" in refused(folder)
 
 
 @pytest.mark.parametrize(

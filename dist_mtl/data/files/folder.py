@@ -6,6 +6,7 @@ the manifest needs, for datasets are written to local folders.
 """
 
 import os
+import re
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,11 +19,13 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from dist_mtl.config.place import Place, overlap
+from dist_mtl.data.files.contents import Contents, local_contents, remote_contents
 from dist_mtl.errors import ConfigError, DataError
 from dist_mtl.outputs import STAGED, check, write_file
+from dist_mtl.terminal.printable import printable
 
 T = TypeVar("T")
-HIDDEN = (".", "_")  # of engines' own files and folders (_SUCCESS, _temporary, .part-0.crc), as Hive, Spark, pyarrow
+UNREADABLE = re.compile(r"[\0\ud800-\udfff]")
 REFUSED = "reference"  # its index holds templates, which fsspec has run as code before it had a sandbox for them
 
 
@@ -88,12 +91,10 @@ class Folder:
         old = name.removeprefix("_")
         return old if not self.exists(name) and self.exists(old) else name
 
-    def sizes(self, suffix: str) -> dict[str, int]:
-        """Path -> bytes of every file below the folder with this ending, in order of their paths; HIDDEN ones not."""
+    def contents(self) -> Contents:
+        """What there is to list. Raises DataError: it cannot be reached, or a link is named as data and leads out."""
         filesystem, root = self._home
-        found = self._reached(lambda: filesystem.get_file_info(pafs.FileSelector(root, recursive=True)))
-        files = {info.path.removeprefix(f"{root}/"): info.size for info in found if info.is_file}
-        return {path: files[path] for path in sorted(files) if path.endswith(suffix) and not _is_hidden(path)}
+        return self._reached(lambda: local_contents(root) if self.is_local else remote_contents(filesystem, root))
 
     def write(self, path: str, content: bytes) -> None:
         """Write a small file: on this machine complete or not at all, elsewhere as far as the store has it so.
@@ -124,7 +125,10 @@ class Folder:
     def _home(self) -> tuple[pafs.FileSystem, str]:
         """The filesystem, and the folder's path in it."""
         if self.place.is_local:
-            return pafs.LocalFileSystem(), self.place.url.rstrip("/") or "/"
+            if UNREADABLE.search(self.place.url):
+                raise DataError(f"{printable(self.place.url)}: the name is no UTF-8, or holds a NUL; rename the folder")
+            path = self.place.url.rstrip("/") or "/"
+            return pafs.LocalFileSystem(), path if path.startswith("/") else f"./{path}"  # pyarrow takes a:b for a URI
         filesystem, root = self._reached(lambda: _filesystem(self.place.url))
         return filesystem, root.rstrip("/")
 
@@ -133,6 +137,8 @@ class Folder:
             return action()
         except FileNotFoundError:
             raise DataError(f"{self}: there is no such folder; correct data.train, data.test or the argument") from None
+        except UnicodeEncodeError as error:
+            raise DataError(f"{self}: {printable(error.object)}: the name is no UTF-8; rename it") from None
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{self}: can not be reached: {reason(error)}; check the URL and the credentials") from None
 
@@ -178,7 +184,3 @@ def _filesystem(url: str) -> tuple[pafs.FileSystem, str]:
             f"(s3fs, gcsfs, adlfs, ...), or name a folder on this machine"
         ) from None
     return pafs.PyFileSystem(pafs.FSSpecHandler(filesystem)), root
-
-
-def _is_hidden(path: str) -> bool:
-    return any(part.startswith(HIDDEN) and "=" not in part for part in path.split("/"))

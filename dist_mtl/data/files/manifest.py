@@ -8,7 +8,6 @@ folder as it stands. The old name, `manifest.json`, is still read. In a folder w
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,15 +25,16 @@ from pydantic import TypeAdapter, ValidationError
 from dist_mtl.bounded import parse_json
 from dist_mtl.data.files import partition
 from dist_mtl.data.files.checksum import Footer, OnBytes, digest, pack, read_footer, sha256_of, unpack
+from dist_mtl.data.files.contents import Contents, fault_of
 from dist_mtl.data.files.folder import Folder, reason
 from dist_mtl.errors import DataError
+from dist_mtl.terminal.printable import printable
 
 NAME = "_manifest.json"
 VERSION = 1
 MAX_BYTES = 1 << 30  # of a manifest: some million files
+MAX_SHOWN = 300  # characters of a name that is refused
 MAX_ROWS = 1 << 40  # of a dataset; beyond 2**63 numbers of rows would wrap, and no one has so many
-MAX_PATH = 4096  # bytes, as the kernel has it
-CONTROL = re.compile(r"[\0-\x1f\x7f]")
 THREADS = 8  # files looked at side by side: hashing lets go of the interpreter, and a store far away takes its time
 AnyFolder = str | Path | Folder
 
@@ -108,18 +108,22 @@ def build(
     ceiling: dict[str, float] | None = None,
     on_bytes: OnBytes = lambda count: None,
     known: Manifest | None = None,
+    contents: Contents | None = None,
 ) -> Manifest:
     """List every *.parquet file below `folder`, in order of its partition and path. Reads and hashes every byte.
 
     `known`: files that it lists by path and size, with their checksums, are taken over as they stand there, unread.
-    Raises DataError when there is no file, or when two files differ in schema or in the names of their partitions.
+    `contents`: those of the folder, where the caller has looked. Raises DataError when there is no file, one has a name
+    that no reader takes, or two files differ in schema or in the names of their partitions.
     """
     folder = Folder.of(folder)
     if folder.place.ranges:
         raise DataError(f"{folder}: a manifest lists a whole folder; ranges of partitions are chosen where it is read")
-    sizes = folder.sizes(".parquet")
+    contents = contents or folder.contents()
+    sizes = contents.sizes
     if not sizes:
-        raise DataError(f"{folder}: no *.parquet file in it; write some, or correct data.train / data.test")
+        passed = f" (passed over: {contents.told()})" if contents.passed else ""
+        raise DataError(f"{folder}: no *.parquet file in it{passed}; write some, or correct data.train / data.test")
     listed = {file.path: file for file in known.files if file.crc32} if known is not None else {}
 
     def one(path: str) -> Manifest:
@@ -133,8 +137,13 @@ def build(
 
 
 def of_file(folder: AnyFolder, path: str, on_bytes: OnBytes = lambda count: None) -> Manifest:
-    """The dataset of one file below `folder`. Reads and hashes every byte. Raises DataError if it is not Parquet."""
+    """The dataset of one file below `folder`. Reads and hashes every byte.
+
+    Raises DataError if it is not Parquet, or has a name that no reader takes.
+    """
     folder = Folder.of(folder)
+    if fault := fault_of(path):
+        raise DataError(f"{printable(folder.at(path))[:MAX_SHOWN]}: {fault}; rename it, and list the folder again")
     try:
         with folder.open(path) as file:
             footer = read_footer(file, folder.at(path))
@@ -222,13 +231,8 @@ def read(folder: AnyFolder) -> Manifest:
 
 def _check_entries(path: str, files: Sequence[DataFile]) -> None:
     for file in files:
-        pure, size = PurePosixPath(file.path), len(file.path.encode(errors="replace"))
-        leads_out = pure.is_absolute() or ".." in pure.parts or "://" in file.path
-        if leads_out or not pure.parts or CONTROL.search(file.path) or size > MAX_PATH:
-            raise DataError(
-                f"{path}: path {file.path[:80]!r} is not below the dataset's folder, or no name of a file; correct it, "
-                f"or list the folder again"
-            )
+        if fault := fault_of(file.path):
+            raise DataError(f"{path}: path {file.path[:80]!r}: {fault}; correct it, or list the folder again")
         if any(rows < 0 for rows in file.row_groups):
             raise DataError(f"{path}: {file.path} claims a negative number of rows; list the folder again")
     if (claimed := sum(sum(file.row_groups) for file in files)) > MAX_ROWS:

@@ -24,10 +24,17 @@ Values = dict[str, str | None]  # key -> value; None: null
 @lru_cache(maxsize=1 << 16)
 def _pairs(folder: str) -> tuple[tuple[str, str | None], ...]:
     found = (part.partition("=") for part in PurePosixPath(folder).parts)
-    pairs = tuple((unquote(key), unquote(value)) for key, equals, value in found if key and equals)
+    try:
+        pairs = tuple((_text(key), _text(value)) for key, equals, value in found if key and equals)
+    except UnicodeDecodeError:
+        raise DataError(f"{folder}: what stands behind % in a partition is no UTF-8; rename the folder") from None
     if len({key for key, _ in pairs}) < len(pairs):
         raise DataError(f"{folder}: names a partition twice; let each key stand in the path once")
     return tuple((key, None if value == NULL else value) for key, value in pairs)
+
+
+def _text(quoted: str) -> str:
+    return unquote(quoted, errors="strict")  # else two folders of other bytes would be one value
 
 
 def values_of(path: str) -> Values:

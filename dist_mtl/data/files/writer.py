@@ -51,7 +51,7 @@ def write_dataset(
     folder = local(folder)
     refuse_existing(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(prefix=f".staged-{folder.name}-", dir=folder.parent))
+    staged = Path(tempfile.mkdtemp(prefix=".staged-", dir=folder.parent))
     staged.chmod(0o755)  # mkdtemp makes private folders; a dataset is for every rank's user
     try:
         files = Files(staged, "part", file_rows, row_group_rows)
