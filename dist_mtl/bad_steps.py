@@ -13,6 +13,7 @@ from dist_mtl.data.files.reader import Block
 from dist_mtl.data.loader import Dataset
 from dist_mtl.data.order import EMPTY
 from dist_mtl.errors import NonFiniteError
+from dist_mtl.hints import plural
 from dist_mtl.observe import Observer, jsonable
 from dist_mtl.outputs import write_file
 from dist_mtl.parallel.pipeline import ADVICE, Outcome
@@ -32,7 +33,11 @@ def skip(outcome: Outcome, skipped: int, dataset: Dataset, config: Config, rt: R
     message = outcome.flaw.told(outcome.step)
     where = f"its rows are in {path}" if problem is None else f"its rows could not be written to {path}: {problem}"
     if skipped >= allowed:
-        budget = f" {skipped} steps were skipped before, as many as train.skip_nonfinite lets be." if allowed else ""
+        budget = (
+            f" {plural(skipped, 'step was', 'steps were')} skipped before, as many as train.skip_nonfinite lets be."
+            if allowed
+            else ""
+        )
         error = NonFiniteError(f"{message}; {where}.{budget} {ADVICE}")
         error.all_ranks = True
         raise error

@@ -25,6 +25,7 @@ from dist_mtl.describe import terminal
 from dist_mtl.describe.description import Wish
 from dist_mtl.describe.suggestion import save, suggestion
 from dist_mtl.errors import ConfigError, DataError
+from dist_mtl.hints import plural
 from dist_mtl.terminal.console import Words, progress_bars
 
 
@@ -245,7 +246,7 @@ def progress(paths: Sequence[str | Path]) -> Iterator[OnProgress]:
 
         def on_progress(num_bytes: int, rows: int) -> None:
             seconds = max(time.monotonic() - start, 1e-3)
-            told = f"{rows:,} rows, {rows / seconds:,.0f} rows/s, {num_bytes / seconds / 1e6:,.0f} MB/s"
+            told = f"{plural(rows, 'row')}, {rows / seconds:,.0f} rows/s, {num_bytes / seconds / 1e6:,.0f} MB/s"
             bars.update(bar, completed=num_bytes, told=told)
 
         yield on_progress
@@ -261,4 +262,7 @@ def tell_all(out: str, made: dict[str, Manifest], tally: Tally | None = None) ->
 
 def tell(folder: str | Path, listed: Manifest) -> None:
     """One line about a dataset, on stdout."""
-    print(f"{folder}: {listed.num_rows:,} rows in {len(listed.files)} file(s), digest {listed.digest[:16]}")
+    print(
+        f"{folder}: {plural(listed.num_rows, 'row')} in {plural(len(listed.files), 'file')}, digest "
+        f"{listed.digest[:16]}"
+    )

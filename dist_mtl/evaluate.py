@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,20 +10,27 @@ from pathlib import Path
 import torch
 
 from dist_mtl.assemble import build_for_scoring, check_world, open_to_score
+from dist_mtl.checkpoint import format as commits
 from dist_mtl.checkpoint import store
 from dist_mtl.config import Config, RunConfig, SelectConfig
 from dist_mtl.data.column_class import TrainedOn
 from dist_mtl.data.features.keys import check_key, keys_of
 from dist_mtl.data.loader import Dataset
 from dist_mtl.errors import ConfigError, DataError
+from dist_mtl.hints import plural
 from dist_mtl.metrics.exchange import GroupedScores
 from dist_mtl.metrics.grouped import GroupMetrics
 from dist_mtl.metrics.histogram import LogitHistogram
 from dist_mtl.metrics.slices import SlicedHistograms, Slicing, column_of, discover
 from dist_mtl.metrics.task import TaskMetrics, compute
+from dist_mtl.parallel.pipeline import ADVICE
 from dist_mtl.parallel.runtime import Runtime, runtime
 from dist_mtl.parallel.shard import ShardedModel
 from dist_mtl.scoring import AS_IT_IS, Adjustment, Scored, find, score
+
+# Share of the rows in one bin of scores, 6e-5 wide at a logit of 2 to 4, from which on predictions are called constant.
+ALIKE = 0.999
+FAR_OFF = 2.0  # normalised entropy; an over-fitted model comes to 1.1, an untrained one that begins at 1/2 to 30
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,11 @@ class Evaluation:
     slices: dict[str, dict[str, dict[str, TaskMetrics]]] = field(default_factory=dict)  # column -> value -> task
     groups: dict[str, dict[str, GroupMetrics]] = field(default_factory=dict)  # column -> task
     seconds: float = field(default=0.0, compare=False)
+    advice: tuple[str, ...] = field(default=(), compare=False)  # what to know before any of these is believed
+
+    def with_advice(self, message: str | None) -> "Evaluation":
+        """The same with a further line of advice, before the others; None: as it is."""
+        return self if message is None else replace(self, advice=(message, *self.advice))
 
     def value(self, name: str) -> float:
         """A metric by its name in `select.metrics`, in its own sign."""
@@ -165,16 +177,30 @@ class _Sums:
             self._rt.all_reduce(sums)
         dropped, clamped = self._counts.tolist()
         tasks, dataset = self._config.tasks, self._test.dataset
+        metrics = dict(zip(tasks, compute(self._whole), strict=True))
         groups = {name: dict(zip(tasks, grouped.compute(), strict=True)) for name, _, grouped in self._grouped}
         return Evaluation(
-            tasks=dict(zip(tasks, compute(self._whole), strict=True)),
+            tasks=metrics,
             ceiling=dict(dataset.manifest.ceiling),
             rows=dataset.manifest.num_rows,
             dropped=dropped,
             clamped=clamped,
             slices={sliced.slicing.name: sliced.compute(tasks) for sliced in self._sliced},
             groups=groups,
+            advice=tuple(self._useless(metrics)),
         )
+
+    def _useless(self, metrics: dict[str, TaskMetrics]) -> Iterator[str]:
+        """The tasks whose predictions are of no use, whatever their metrics say."""
+        for task, (name, m) in enumerate(metrics.items()):
+            bins_K = self._whole.bins_M2K[task].sum(dim=0)
+            if int(bins_K.max()) >= ALIKE * int(bins_K.sum()) > 0 and m.rows > 1:
+                what = f"predictions of {name} are constant: it did not learn to tell rows apart"
+            elif m.normalised_entropy >= FAR_OFF:
+                what = f"predictions of {name} are far worse than a constant: NE {m.normalised_entropy:.3g}"
+            else:
+                continue
+            yield f"{what}. {ADVICE}"
 
 
 def evaluate_run(
@@ -200,4 +226,7 @@ def evaluate_run(
         model = build_for_scoring(trained.config, rt)
         store.load(model, trained.folder, rt, weights_only=True)
         evaluation = evaluate(model, test, trained.config, rt, trained.adjustment)
-    return evaluation, f"{trained.folder}: {folder}, {evaluation.rows:,} rows"
+        commit = rt.all_ranks(lambda: commits.read(trained.folder))
+        if commit.reason == "end":  # else more steps may follow, or did
+            evaluation = evaluation.with_advice(trained.config.few_steps(commit.step))
+    return evaluation, f"{trained.folder}: {folder}, {plural(evaluation.rows, 'row')}"

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID
 from dist_mtl.config import RunConfig
 from dist_mtl.errors import ConfigError, DataError
 from dist_mtl.evaluate import Evaluation
+from dist_mtl.hints import plural
 from dist_mtl.metrics.task import TaskMetrics
 from dist_mtl.outputs import check_named, check_outputs, claim
 from dist_mtl.tensorboard import TensorBoard
@@ -118,7 +119,7 @@ class Observer:
         if self._stream is not None:
             self._stream.close()
         if self._lost:
-            self._say(f"warning      {self._lost:,} events could not be written to {self._stream.path}")
+            self._say(f"warning      {plural(self._lost, 'event')} could not be written to {self._stream.path}")
         if self._board is not None:
             self._on_board(self._board.close)
 
@@ -166,15 +167,16 @@ def _line(name: str, e: dict[str, Any]) -> str | None:
             return f"base rates   counted in {e['seconds']:.1f} s, the towers begin there: {rates}"
         case "start":
             return (
-                f"start        {e['rows']:,} rows, {e['steps']:,} steps of {e['global_batch']:,} rows on {e['world']} "
-                f"rank(s), {e['device']}; tables {e['table_bytes'] / 1e6:,.1f} MB"
+                f"start        {plural(e['rows'], 'row')}, {plural(e['steps'], 'step')} of "
+                f"{plural(e['global_batch'], 'row')} "
+                f"on {plural(e['world'], 'rank')}, {e['device']}; tables {e['table_bytes'] / 1e6:,.1f} MB"
                 + (
-                    f"\nnote         {e['idle_gpus']} GPUs stay idle: more ranks than GPUs on a node"
-                    * bool(e["idle_gpus"])
+                    f"\nnote         {plural(e['idle_gpus'], 'GPU stays', 'GPUs stay')} idle: more ranks than "
+                    "GPUs on a node" * bool(e["idle_gpus"])
                 )
             )
-        case "warning":
-            return f"warning      {e['message']}"
+        case "warning" | "advice":
+            return f"{name:<12} {e['message']}"
         case "selection_reset":
             return (
                 f"selection    begins anew: `select` or the validation rows have changed (the best was step "
@@ -188,7 +190,7 @@ def _line(name: str, e: dict[str, Any]) -> str | None:
             aucs = " ".join(f"{task} {_auc(metrics['auc']['value'])}" for task, metrics in e["tasks"].items())
             score = "" if e["score"] is None else f" | score {e['score']:.5f}"
             where = f" on {e['partition']}" if "partition" in e else ""
-            rest = f"{aucs}{score} | {e['rows']:,} rows in {e['seconds']:.1f} s"
+            rest = f"{aucs}{score} | {plural(e['rows'], 'row')} in {e['seconds']:.1f} s"
             return f"evaluation   step {e['step']:,}{where} AUC {rest}"
         case "progressive":
             aucs = " ".join(
@@ -212,30 +214,36 @@ def _line(name: str, e: dict[str, Any]) -> str | None:
             return f"SKIPPED      {e['reason']} ({e['skipped']} of {e['allowed']}, train.skip_nonfinite)"
         case "early_stop":
             return (
-                f"stopped      {e['stale']} evaluations without a gain; the best is step {e['best_step']:,}, "
+                f"stopped      {plural(e['stale'], 'evaluation')} without a gain; the best is step {e['best_step']:,}, "
                 f"score {e['best_score']:.5f}"
             )
         case "quarantine":
             return (
-                f"quarantine   {e['path']}, row group {e['row_group']}: its {e['rows']:,} rows are skipped from step "
+                f"quarantine   {e['path']}, row group {e['row_group']}: "
+                f"{plural(e['rows'], 'row is', 'rows are')} skipped from step "
                 f"{e['step']:,} on. {e['reason']}"
             )
         case "counts" if e["dropped"] or e["clamped"] or e["lost"] or e["skipped"] or e.get("dynamic"):
-            told = f"counts       {e['dropped']:,} rows dropped (label rules), {e['clamped']:,} ids clamped"
+            told = (
+                f"counts       {plural(e['dropped'], 'row')} dropped (label rules), {plural(e['clamped'], 'id')} "
+                "clamped"
+            )
             if e["lost"]:
-                told += f", {e['quarantined']:,} rows of {e['lost']:,} damaged row groups skipped (data.quarantine)"
+                groups = plural(e["lost"], "damaged row group")
+                told += f", {plural(e['quarantined'], 'row')} of {groups} skipped (data.quarantine)"
             if e["skipped"]:
-                told += f", {e['skipped']} steps not trained (train.skip_nonfinite)"
+                told += f", {plural(e['skipped'], 'step')} not trained (train.skip_nonfinite)"
             return "\n".join([told, *(_ids_line(table, of) for table, of in e.get("dynamic", {}).items())])
         case "done":
-            return f"done         {e['steps']:,} steps in {e['seconds']:.1f} s"
+            return f"done         {plural(e['steps'], 'step')} in {e['seconds']:.1f} s"
     return None
 
 
 def _ids_line(table: str, of: dict[str, int]) -> str:
     taken, without = of["occupied"] / of["rows"], of["fallback"] / max(1, of["lookups"])
     return (
-        f"dynamic ids  {table}: {taken:.0%} of {of['rows']:,} rows taken, {of['admitted']:,} ids admitted, "
+        f"dynamic ids  {table}: {taken:.0%} of {plural(of['rows'], 'row')} taken, "
+        f"{plural(of['admitted'], 'id')} admitted, "
         f"{of['evicted']:,} evicted; {without:.1%} of the lookups had no row of their own"
     )
 
@@ -281,6 +289,8 @@ def print_table(evaluation: Evaluation, title: str) -> None:
             cells = (f"{value:.4f}" for value in values)
             table.add_row(name.upper(), f"{g.groups:,}", *cells, f"{g.groups_with_positive:,}")
         console.print(table)
+    for message in evaluation.advice:
+        console.print(f"advice: {message}", soft_wrap=True)
 
 
 def _table(title: str, columns: list[str]) -> Table:

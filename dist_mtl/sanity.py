@@ -17,6 +17,7 @@ from dist_mtl.data.features.encode import Encoder
 from dist_mtl.data.features.ids import NO_ID
 from dist_mtl.data.funnel import spaces
 from dist_mtl.errors import DataError
+from dist_mtl.hints import plural
 from dist_mtl.parallel.runtime import Runtime
 
 ROWS = 131_072  # of all ranks, that are looked at: at a base rate of 0.05 % they hold 65 conversions
@@ -82,7 +83,8 @@ def examine(rows: Rows, config: Config) -> list[str]:
     """What the rows show. With `data.leaks = "warn"` a mistake is a warning, too; else a DataError."""
     names, count = config.data.labels, len(rows.labels_NT)
     mistakes = [
-        f"features.{name}: it tells the label `{label}` without an error on the first {count:,} rows, so it is the "
+        f"features.{name}: it tells the label `{label}` without an error on the first {plural(count, 'row')}, "
+        "so it is the "
         f"label or was made from it; a model that sees it learns nothing. Remove the feature, or, if it is known "
         f'before the impression, set data.leaks = "warn"'
         for t, label in enumerate(names)
@@ -105,7 +107,8 @@ def _leaks(rows: Rows, positive_N: np.ndarray, encoder: Encoder) -> list[str]:
 
 def _twins(names: tuple[str, ...], labels_NT: np.ndarray) -> list[str]:
     return [
-        f"data.labels: `{names[a]}` and `{names[b]}` are equal on the first {len(labels_NT):,} rows: one task twice. "
+        f"data.labels: `{names[a]}` and `{names[b]}` are equal on the first {plural(len(labels_NT), 'row')}: "
+        "one task twice. "
         f'Remove one of them, or correct its column; if it is so, set data.leaks = "warn"'
         for a in range(len(names))
         for b in range(a + 1, len(names))
@@ -148,7 +151,7 @@ def _constant(config: Config, labels_NT: np.ndarray) -> list[str]:
             continue  # told on its own space
         label = names[space.label]
         values = labels_NT[:, space.label] if space.given is None else labels_NT[labels_NT[:, space.given], space.label]
-        where = f"the first {len(values):,} rows of its space"
+        where = f"the first {plural(len(values), 'row')} of its space"
         if len(values) >= FEWEST and values.all():
             found.append(f"`{label}` is set on all of {where}: nothing to learn there")
         elif not values.any():

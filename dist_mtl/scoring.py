@@ -19,6 +19,7 @@ from dist_mtl.data.frame import FrameRows
 from dist_mtl.data.funnel import spaces
 from dist_mtl.data.loader import Dataset
 from dist_mtl.errors import ConfigError, NonFiniteError
+from dist_mtl.hints import plural
 from dist_mtl.metrics.recalibration import Fit, Recalibration
 from dist_mtl.model.correction import undo_sampling
 from dist_mtl.model.tower import funnel, logit_of
@@ -140,7 +141,8 @@ def _check_window(where: str, bad: int, check: Callable[[], None]) -> None:
     check()
     if bad:
         raise NonFiniteError(
-            f"{where}: {bad:,} scores are not finite; look for extreme values in these rows, or take an older commit"
+            f"{where}: {plural(bad, 'score is', 'scores are')} not finite; look for extreme values in these "
+            "rows, or take an older commit"
         )
 
 

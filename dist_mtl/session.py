@@ -291,7 +291,7 @@ class Session:
             with self.rt.committing():
                 store.load(self.model, folder, self.rt, weights_only=True)
             step = best
-        evaluation = self._evaluate(self.data.test)
+        evaluation = self._evaluate(self.data.test).with_advice(self.config.few_steps(self.steps))
         self._tell(evaluation, self.data.test, step, final=True, score=None)
         return evaluation
 

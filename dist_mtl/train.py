@@ -43,6 +43,8 @@ def train(config: Config, embedded: bool = False) -> Evaluation | None:
         progress = session.resume()
         rt.honour_stop()
         observer.event("start", **session.summary())
+        if message := config.few_steps(due.steps):
+            observer.event("advice", message=message)
         if message := warning_of_space(model, pace.window_state(), config, rt):
             observer.event("warning", message=message)
         with observer.progress(progress.step, due.steps):

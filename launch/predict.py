@@ -5,6 +5,7 @@ task logit_TASK and p_TASK; corrected for down-sampled logs and recalibrated, un
 """
 
 from dist_mtl.cli import Parser, run
+from dist_mtl.hints import plural
 
 
 def main() -> None:
@@ -22,7 +23,7 @@ def main() -> None:
     keep = tuple(name for name in arguments.keep.split(",") if name)
     made = predict_run(arguments.run, arguments.data, arguments.out, keep, arguments.commit, arguments.raw)
     if World.from_env().is_first:
-        print(f"{arguments.out}: {made.rows:,} rows scored by step {made.step:,} of {made.run}")
+        print(f"{arguments.out}: {plural(made.rows, 'row')} scored by step {made.step:,} of {made.run}")
 
 
 if __name__ == "__main__":

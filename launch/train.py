@@ -1,6 +1,7 @@
 """Train a model: python launch/train.py [CONFIG] [--set=a.b=1 ...]. The same under torchrun and TorchX."""
 
 from dist_mtl.cli import config_arguments, config_of, run
+from dist_mtl.hints import plural
 
 
 def main() -> None:
@@ -17,7 +18,7 @@ def main() -> None:
 
     evaluation = train(config)
     if evaluation is not None and World.from_env().is_first:
-        print_table(evaluation, f"{config.run.dir}: {config.data.test}, {evaluation.rows:,} rows")
+        print_table(evaluation, f"{config.run.dir}: {config.data.test}, {plural(evaluation.rows, 'row')}")
 
 
 if __name__ == "__main__":

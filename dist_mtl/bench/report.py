@@ -13,7 +13,7 @@ from dist_mtl.bench.shape import Shape
 from dist_mtl.data.files import manifest
 from dist_mtl.data.sample.synthetic import BenchmarkLogs, write_logs
 from dist_mtl.errors import ConfigError
-from dist_mtl.hints import nearest
+from dist_mtl.hints import nearest, plural
 
 # (what, faster, slower or equal): the claims, each a ratio of times within a round.
 CLAIMS = (
@@ -72,7 +72,7 @@ def report(entries: list[Entry], options: argparse.Namespace) -> str:
     floor = measure_floor(shape)
     lines += [
         "",
-        f"Floor with {floor.threads} thread(s): {floor.gemm_flops / 1e9:.0f} GFLOP/s in the widest product, "
+        f"Floor with {plural(floor.threads, 'thread')}: {floor.gemm_flops / 1e9:.0f} GFLOP/s in the widest product, "
         f"{floor.row_seconds * 1e9:.0f} ns a random row; {shape.flops_per_step / 1e9:.1f} GFLOP and "
         f"{shape.batch * shape.ids:,} rows a step: at least {1e3 * floor.step_seconds:.0f} ms.",
     ]

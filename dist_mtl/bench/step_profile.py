@@ -7,6 +7,7 @@ import torch
 from dist_mtl.bench.contenders import contender
 from dist_mtl.bench.floor import measure_floor
 from dist_mtl.bench.shape import Shape
+from dist_mtl.hints import plural
 from dist_mtl.parallel.runtime import runtime
 
 STEPS = 10
@@ -33,7 +34,7 @@ def profile(shape: Shape, folder: str, threads: int) -> str:
             group = next((g for g, names in GROUPS.items() if event.key.startswith(names)), "everything else")
             spent[group] += event.self_cpu_time_total / 1e3 / STEPS
     total = sum(spent.values())
-    lines = [f"| where ({threads} thread(s)) | ms/step | share |", "|---|---|---|"]
+    lines = [f"| where ({plural(threads, 'thread')}) | ms/step | share |", "|---|---|---|"]
     lines += [f"| {group} | {ms:.1f} | {ms / total:.0%} |" for group, ms in spent.most_common()]
     floor = measure_floor(shape)
     products = 1e3 * shape.flops_per_step / floor.gemm_flops

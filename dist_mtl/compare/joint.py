@@ -18,6 +18,7 @@ from dist_mtl.data.files.reader import Reader, blocks_of
 from dist_mtl.data.funnel import broken, spaces
 from dist_mtl.data.order import Span
 from dist_mtl.errors import DataError
+from dist_mtl.hints import plural
 from dist_mtl.metrics.slices import Slicing
 from dist_mtl.predict import ROW
 
@@ -93,7 +94,7 @@ def read(
     """
     first, second = (manifests.read(folder) for folder in folders)
     if first.num_rows != second.num_rows:
-        raise _other_rows(folders[1], f"{second.num_rows:,} rows, {folders[0]} has {first.num_rows:,}")
+        raise _other_rows(folders[1], f"{plural(second.num_rows, 'row')}, {folders[0]} has {first.num_rows:,}")
     count = first.num_rows
     joint = Joint(
         tasks,

@@ -7,6 +7,7 @@ from dist_mtl.compare.comparison import Comparison, Side
 from dist_mtl.compare.differences import Change
 from dist_mtl.compare.statistics import TaskDifference
 from dist_mtl.compare.verdict import digits_of, p_text
+from dist_mtl.hints import plural
 from dist_mtl.metrics.paired import Paired
 from dist_mtl.terminal.console import Console, Table, styled
 
@@ -20,7 +21,7 @@ def print_comparison(found: Comparison) -> None:
     console = Console()
     for name, side in (("A", found.a), ("B", found.b)):
         console.print(styled(name, "bold"), styled(f" {_side(side)}"))
-    console.print(styled(f"on {found.data}, {found.rows:,} rows; {method(found)}"))
+    console.print(styled(f"on {found.data}, {plural(found.rows, 'row')}; {method(found)}"))
     _print_differences(console, found)
     console.print(_metrics(found))
     for column in next(iter(found.tasks.values())).groups:
@@ -49,7 +50,7 @@ def method(found: Comparison) -> str:
 
 def _side(side: Side) -> str:
     size = f"{side.parameters.tables:,} weights in tables, {side.parameters.dense:,} elsewhere"
-    return f"{side.run}, step {side.step:,}, trained on {side.trained_on} by {side.world} rank(s); {size}"
+    return f"{side.run}, step {side.step:,}, trained on {side.trained_on} by {plural(side.world, 'rank')}; {size}"
 
 
 def _print_differences(console: Console, found: Comparison) -> None:

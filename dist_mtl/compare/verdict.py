@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dist_mtl.compare.statistics import FEWEST, FEWEST_CLUSTERS, SliceDifference, Slices, TaskDifference
+from dist_mtl.hints import plural
 from dist_mtl.metrics.auc import NORMAL_95
 from dist_mtl.metrics.paired import Paired
 
@@ -73,7 +74,7 @@ def _why_not(found: TaskDifference) -> str:
         return "no row counts for it"
     if found.positives in (0, found.rows):
         return f"its {found.rows:,} rows are all {'positive' if found.positives else 'negative'}"
-    return f"{found.positives:,} positives in too few groups are too few for an interval"
+    return f"{plural(found.positives, 'positive')} in too few groups are too few for an interval"
 
 
 def _better(paired: Paired, adjusted: float) -> Better | None:

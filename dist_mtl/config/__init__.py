@@ -55,6 +55,7 @@ from dist_mtl.config.section import (
     Share,
     Widths,
 )
+from dist_mtl.hints import few_steps
 
 
 class EmbeddingOptim(Section):
@@ -197,6 +198,11 @@ class Config(Section):
             return ("ctr", "cvr", "ctcvr")
         rest = [name for before, label in pairwise(labels) for name in (f"{label}|{before}", label)]
         return (labels[0], *rest)
+
+    def few_steps(self, steps: int) -> str | None:
+        """Advice about a run of so few steps; None for a longer one."""
+        most = self.train.max_steps
+        return few_steps(steps, self.train.global_batch, is_capped=most is not None and most <= steps)
 
     @property
     def evaluation_steps(self) -> int | None:

@@ -18,7 +18,7 @@ from dist_mtl.config.place import without_secrets
 from dist_mtl.config.rules import MOST_TOLD
 from dist_mtl.config.section import Section
 from dist_mtl.errors import ConfigError
-from dist_mtl.hints import nearest
+from dist_mtl.hints import nearest, plural
 from dist_mtl.terminal.printable import printable
 
 S = TypeVar("S", bound=Section)
@@ -88,7 +88,7 @@ def validated(kind: type[S], tree: dict[str, Any], source: str) -> S:
     except ValidationError as error:
         lines = [line for item in error.errors(include_url=False)[:MOST_TOLD] for line in _explain(item, kind)]
         more = error.error_count() - MOST_TOLD
-        lines += [f"and {more:,} mistakes more; correct these first"] if more > 0 else []
+        lines += [f"and {plural(more, 'mistake')} more; correct these first"] if more > 0 else []
         raise ConfigError("\n".join(f"{source}: {readable(line)}" for line in lines)) from None
     except RecursionError:
         deep = "values are nested too deeply; no value of a configuration is deeper than 5"

@@ -23,6 +23,7 @@ from pydantic import Field, ValidationError, model_validator
 from dist_mtl.bounded import parse_json
 from dist_mtl.config.section import Dim, Positive, Section
 from dist_mtl.errors import ConfigError
+from dist_mtl.hints import plural
 from dist_mtl.plan_bytes import plan_bytes
 
 Index = Annotated[int, Field(ge=0)]
@@ -81,7 +82,7 @@ class PlanFile(Section):
         problems += [f"{name} stands there twice" for name in twice]
         problems += [f"{t.table}: {told}" for t in self.tables if (told := _wrong(t, self.world, self.local_world))]
         if self.per_rank and len(self.per_rank) != self.world:
-            problems.append(f"per_rank tells of {len(self.per_rank)} ranks, and there are {self.world}")
+            problems.append(f"per_rank tells of {plural(len(self.per_rank), 'rank')}, and there are {self.world}")
         if problems:
             raise ValueError("; ".join(problems[:10]))
         return self
@@ -124,14 +125,16 @@ def _wrong(table: PlannedTable, world: int, local_world: int) -> str | None:
     if not table.shards:
         return f"{table.sharding}, and it has no shards"
     if any(shard.rank >= world for shard in table.shards):
-        return f"a shard is on rank {max(s.rank for s in table.shards)}, and there are {world} ranks"
+        return (
+            f"a shard is on rank {max(s.rank for s in table.shards)}, and {plural(world, 'rank is', 'ranks are')} there"
+        )
     blocks = [list(group) for _, group in groupby(table.shards, lambda s: (s.offset[1], s.size[1]))]
     begins = [block[0].offset[1] for block in blocks]
     ends = [block[0].offset[1] + block[0].size[1] for block in blocks]
     if begins != [0, *ends[:-1]] or ends[-1] != table.dim:
         return f"the shards' columns are not 0 to {table.dim}, each once and in order"
     if wrong := [width for width in map(int.__sub__, ends, begins) if width % 4]:
-        return f"a shard has {wrong[0]} columns; FBGEMM's kernels want a multiple of 4"
+        return f"a shard has {plural(wrong[0], 'column')}; FBGEMM's kernels want a multiple of 4"
     if table.sharding not in ("column_wise", "grid") and len(blocks) > 1:
         return f"{table.sharding} does not cut columns"
     if any(told := [t for t in (_wrong_rows(table, block, world, local_world) for block in blocks) if t]):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dist_mtl.config.place import Place, overlap
 from dist_mtl.config.table_rules import TABLE_RULES
-from dist_mtl.hints import nearest
+from dist_mtl.hints import nearest, plural
 
 if TYPE_CHECKING:
     from dist_mtl.config import Config
@@ -47,7 +47,10 @@ def _data(config: "Config") -> Iterator[str]:
         if data.sample is not None and (place.ranges or not place.is_local):
             yield f"data.sample: sample logs are made in a local folder, and `{folder}` is none; name a plain path"
     if data.kept is not None and len(data.kept) != len(data.labels):
-        yield f"data.kept: {len(data.kept)} shares for the {len(data.labels)} labels {list(data.labels)}"
+        yield (
+            f"data.kept: {plural(len(data.kept), 'share')} for the {plural(len(data.labels), 'label')} "
+            f"{list(data.labels)}"
+        )
     labels = config.data.labels
     if len(set(labels)) != len(labels):
         yield "data.labels: a column stands there twice"
@@ -56,7 +59,10 @@ def _data(config: "Config") -> Iterator[str]:
             yield f"features.{name}: column `{column}` is a label; a model that sees it learns nothing"
     weights = config.model.task_weights
     if weights is not None and len(weights) != len(labels):
-        yield f"model.task_weights: {len(weights)} weights for the {len(labels)} labels {list(labels)}"
+        yield (
+            f"model.task_weights: {plural(len(weights), 'weight')} for the {plural(len(labels), 'label')} "
+            f"{list(labels)}"
+        )
 
 
 def _model(config: "Config") -> Iterator[str]:
@@ -120,7 +126,8 @@ def _alignment(config: "Config") -> Iterator[str]:
         yield "model.alignment.pairs: a pair stands there twice"
     if spec.negatives == "sampled" and spec.num_negatives >= config.train.global_batch:
         yield (
-            f"model.alignment.num_negatives: {spec.num_negatives} of {config.train.global_batch} rows of a global "
+            f"model.alignment.num_negatives: {spec.num_negatives} of "
+            f"{plural(config.train.global_batch, 'row')} of a global "
             f"batch; use fewer, or negatives = 'all'"
         )
     if spec.kind in ("pico", "adaftr") and spec.temperatures[0] >= spec.temperatures[1]:

@@ -18,6 +18,7 @@ import torch
 
 from dist_mtl.data.hashing import GOLDEN, mix
 from dist_mtl.errors import DataError, DistMtlError, InternalError, NonFiniteError
+from dist_mtl.hints import plural
 from dist_mtl.metrics.grouped import (
     GroupMetrics,
     GroupSums,
@@ -218,7 +219,10 @@ def _pack(keys_B: Array, logits_BM: Array, labels_BM: Array, weights_BM: Array) 
     kept_B = (weights_BM != 0).any(axis=1)
     logits_BM, weights_BM = np.asarray(logits_BM, np.float32)[kept_B], weights_BM[kept_B]
     if bad := int((~np.isfinite(logits_BM)).sum()):
-        raise NonFiniteError(f"{bad} scores of groups are not finite; score with weights of an older commit")
+        raise NonFiniteError(
+            f"{plural(bad, 'score of a group is', 'scores of groups are')} not finite; score with weights of "
+            "an older commit"
+        )
     if not ((weights_BM >= 0) & np.isfinite(weights_BM)).all():
         raise DataError(f"weights of {weights_BM.min()} .. {weights_BM.max()}: want finite ones >= 0; correct the data")
     rows_BC = np.empty((len(weights_BM), 1 + weights_BM.shape[1]), np.int64)

@@ -25,6 +25,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from dist_mtl.config import TableConfig
 from dist_mtl.errors import ConfigError
+from dist_mtl.hints import plural
 
 TORCHREC_NAMES = {
     "table_wise": "table_wise",
@@ -104,7 +105,7 @@ def make_plan(
         why = (
             "" if fabric.sums else " with each table that is `auto` on one rank, since int8 can not be summed over them"
         )
-        raise ConfigError(f"tables: no sharding plan fits {fabric.world} ranks{why}: {error}") from None
+        raise ConfigError(f"tables: no sharding plan fits {plural(fabric.world, 'rank')}{why}: {error}") from None
 
 
 def find_plan(
@@ -252,7 +253,8 @@ def _constraint(name: str, table: TableConfig, fabric: Fabric, cached: frozenset
         kinds = [table.sharding]
         if table.sharding in ("row_wise", "table_row_wise", "grid") and not every_rank_has_rows:
             raise ConfigError(
-                f"tables.{name}: {table.rows} rows over {fabric.world} ranks leave a rank without a row, which "
+                f"tables.{name}: {plural(table.rows, 'row')} over {fabric.world} ranks leave a rank without a "
+                "row, which "
                 f"row-wise sharding can not do; use sharding = 'table_wise' or 'data_parallel', or a few more rows"
             )
     kernels = kernels_of(table, fabric)

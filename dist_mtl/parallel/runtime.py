@@ -20,6 +20,7 @@ from torchrec.distributed import comm
 
 from dist_mtl.config import RunConfig
 from dist_mtl.errors import FAMILIES, ConfigError, DistMtlError, InternalError
+from dist_mtl.hints import plural
 from dist_mtl.parallel.heap import keep_freed_memory, keeping_freed_memory
 from dist_mtl.parallel.stop import StopFlag
 from dist_mtl.parallel.watchdog import Bound, Watchdog
@@ -301,7 +302,8 @@ def _device(config: RunConfig, world: World) -> torch.device:
     fits = gpus >= world.local_size and world.local_rank < gpus
     if config.device == "cuda" and not fits:
         raise ConfigError(
-            f"run.device = 'cuda': {world.local_size} ranks on this node, {gpus} GPUs; start as many ranks as GPUs, "
+            f"run.device = 'cuda': {plural(world.local_size, 'rank')} on this node, {plural(gpus, 'GPU')}; "
+            "start as many ranks as GPUs, "
             f"or set run.device = 'auto'. `python -m dist_mtl doctor` tells what it finds"
         )
     return torch.device("cuda", world.local_rank) if config.device != "cpu" and fits else torch.device("cpu")

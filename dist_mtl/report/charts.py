@@ -11,7 +11,7 @@ from dist_mtl.report.axes import Scale, extent
 from dist_mtl.report.blocks import Figure, Key
 from dist_mtl.report.frame import CHAR, WIDTH, Frame, clipped, hits, join, left_margin, shortened, svg, tone
 from dist_mtl.report.records import Bin
-from dist_mtl.report.words import count, fixed, interval, known, significant
+from dist_mtl.report.words import count, fixed, interval, known, plural, significant
 
 Z = 1.959964  # 95 %
 SPAN_FOR_LOG = 20.0  # from this ratio of the largest to the smallest probability on, both axes are logarithmic
@@ -52,7 +52,7 @@ def reliability(title: str, bins: Sequence[Bin], colour: int, value: str, note: 
     def words(i: int) -> str:
         between = f"{significant(low[i])}–{significant(high[i])}"
         said = f"predicted {significant(predicted[i])}\nobserved {significant(observed[i])} ({between})"
-        return f"{said}\n{count(weight[i])} rows"
+        return f"{said}\n{plural(weight[i], 'row')}"
 
     inside = clipped(frame, join([diagonal, *whiskers, *dots]))
     name = Markup('<text class="name {}" x="{:.1f}" y="{:.1f}">{}</text>')

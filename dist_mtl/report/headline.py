@@ -13,6 +13,7 @@ from dist_mtl.report.words import NBSP, count, duration, fixed, interval, known,
 
 ACRONYMS = ("ctr", "cvr", "ctcvr")
 PCOC_NOISE = 2.0  # standard errors, where there is no interval: 1 / sqrt(positives) is that of a ratio of counts
+SURE = 0.02  # width of an interval of an AUC from which on more rows would say the same
 PCOC_OFF = 0.05  # a smaller bias than this is not worth a line, however certain
 WAIT = 0.2  # share of the step from which on waiting for data is worth a line
 ONE_EXPERT = 0.1  # entropy of a gate, of 1, below which it has all but chosen one expert
@@ -40,7 +41,7 @@ def story(run: Run) -> str:
     """One sentence: how the run went."""
     took = duration(run.seconds)
     total = f" of {count(run.start.steps)}" if known(run.start.steps) and run.last_step < run.start.steps else ""
-    steps = f"{count(run.last_step)}{total} steps"
+    steps = plural(run.last_step, "step") if not total else f"{count(run.last_step)}{total} steps"
     if run.early_stop:
         best = run.early_stop.best_step
         kept = f"; the best was step {count(best)}" if best is not None else ""
@@ -99,7 +100,7 @@ def figures(run: Run) -> tuple[Tile, ...]:
     made = [Tile("Training time", duration(run.seconds), _pauses(run) or plural(len(run.attempts), "start"))]
     if speeds:
         made.append(Tile("Speed", f"{count(float(np.median(speeds)))}", f"rows/s, median; {where}".rstrip("; ")))
-    batch = f"of {count(run.start.global_batch)} rows" if known(run.start.global_batch) else ""
+    batch = f"of {plural(run.start.global_batch, 'row')}" if known(run.start.global_batch) else ""
     made.append(Tile("Steps", count(run.last_step), batch))
     lost = run.repeated_steps
     made.append(
@@ -118,7 +119,7 @@ def _pauses(run: Run) -> str:
 # -------------------------------------------------------------------------------------------------------------- verdict
 def findings(run: Run) -> tuple[Finding, ...]:
     """What stands out, the grave first."""
-    found = [*_of_tasks(run), *_of_slices(run), *_of_training(run), *_of_data(run)]
+    found = [*_of_length(run), *_of_tasks(run), *_of_slices(run), *_of_training(run), *_of_data(run)]
     if run.final is None:
         steps = "set data.test" if not run.configured("data", "test") else "let the run finish"
         found.append(
@@ -133,24 +134,33 @@ def findings(run: Run) -> tuple[Finding, ...]:
     return tuple(sorted(found, key=lambda one: order.index(one.tone)))
 
 
+def _of_length(run: Run) -> Iterator[Finding]:
+    if few := run.few_steps:
+        short, remedy = few.split(": ", 1)
+        yield Finding("bad", f"{short}.", f"{remedy[:1].upper()}{remedy[1:]}.")
+
+
 def _of_tasks(run: Run) -> Iterator[Finding]:
+    longer = "Train more steps first." if run.few_steps else None
     for task, m in run.final.tasks.items() if run.final else ():
         name = label(task)
         if known(m.normalised_entropy) and m.normalised_entropy >= 1:
             what = "Look at its reliability: ranking may be fine where the level is off."
-            yield Finding("bad", f"{name} predicts worse than a constant: NE {fixed(m.normalised_entropy)}.", what)
+            told = f"{name} predicts worse than a constant: NE {fixed(m.normalised_entropy)}."
+            yield Finding("bad", told, longer or what)
         if known(m.auc.low) and m.auc.low <= 0.5:
             between = interval(m.auc.low, m.auc.high)
-            yield Finding(
-                "bad", f"{name} can not be told from chance: its AUC lies within {between}.", "Evaluate on more rows."
-            )
+            told = f"{name} cannot be told apart from chance: its AUC lies within {between}."
+            is_wide = known(m.auc.high) and m.auc.high - m.auc.low > SURE
+            what = "Evaluate on more rows." if is_wide else "It did not learn: see its loss below."
+            yield Finding("bad", told, longer or what)
         if (bias := bias_of(m)) is not None:
             way = "too high" if bias > 0 else "too low"
             yield Finding(
                 "look",
                 f"{name} is predicted {percent(abs(bias))} {way} on average (PCOC {fixed(m.pcoc, 3)} "
-                f"on {count(m.positives)} positives).",
-                "Recalibrate before the probabilities are used as prices.",
+                f"on {plural(m.positives, 'positive')}).",
+                longer or "Recalibrate before the probabilities are used as prices.",
             )
         window = _window(run, task)
         if window and known(window.auc_low) and known(m.auc.high) and window.auc_low > m.auc.high:
@@ -202,7 +212,7 @@ def _of_slices(run: Run) -> Iterator[Finding]:
 
 def _of_training(run: Run) -> Iterator[Finding]:
     waits = [e.data_wait for e in run.steps if known(e.data_wait)]
-    if waits and (wait := float(np.median(waits))) > WAIT:
+    if waits and (wait := float(np.median(waits))) > WAIT and not run.few_steps:  # else it is the start that is seen
         yield Finding(
             "look", f"A step waits for data {percent(wait, 0)} of its time.", "Use a faster disk, or more cores a rank."
         )

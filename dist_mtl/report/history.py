@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from dist_mtl.bounded import BeyondBounds, parse_json, read_lines
 from dist_mtl.errors import CheckpointError, DataError
+from dist_mtl.hints import few_steps
 from dist_mtl.report.records import (
     EVENT,
     AnyEvent,
@@ -25,6 +26,7 @@ from dist_mtl.report.records import (
     Start,
     Step,
 )
+from dist_mtl.report.words import known
 
 STREAM = "events.jsonl"  # as observe.STREAM, which can not be imported here without torch
 HEAD = b'{"event": '  # how every line begins
@@ -87,6 +89,15 @@ class Run:
         """A value of the configuration, None where it is not set."""
         table = self.start.config.get(section)
         return table.get(key) if isinstance(table, dict) else None
+
+    @property
+    def few_steps(self) -> str | None:
+        """Advice about a run of so few steps that nothing else about it matters yet; None for a longer one."""
+        steps, batch = self.start.steps, self.start.global_batch
+        if not known(steps) or not known(batch):
+            return None
+        most = self.configured("train", "max_steps")
+        return few_steps(int(steps), int(batch), is_capped=isinstance(most, int) and most <= steps)
 
     @property
     def last_step(self) -> int:

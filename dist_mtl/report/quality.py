@@ -8,7 +8,7 @@ from dist_mtl.report.frame import tone
 from dist_mtl.report.headline import bias_of, label, reached
 from dist_mtl.report.history import Run
 from dist_mtl.report.records import Evaluation, GroupMetrics, TaskMetrics
-from dist_mtl.report.words import NBSP, count, fixed, interval, known, percent, significant
+from dist_mtl.report.words import NBSP, count, fixed, interval, known, percent, plural, significant
 
 MOST_SLICES = 24  # rows of a chart; the largest slices are shown
 Ceiling = float | None
@@ -124,7 +124,7 @@ def _column(final: Evaluation, column: str) -> Figures:
 def _slice(value: str, m: TaskMetrics) -> Whisker:
     words = (
         f"{value}: AUC {fixed(m.auc.value)} ({interval(m.auc.low, m.auc.high)})\nPCOC {fixed(m.pcoc, 3)}, "
-        f"NE {fixed(m.normalised_entropy)}\n{count(m.rows)} rows, {count(m.positives)} positives"
+        f"NE {fixed(m.normalised_entropy)}\n{plural(m.rows, 'row')}, {plural(m.positives, 'positive')}"
     )
     return Whisker(value, m.auc.value, m.auc.low, m.auc.high, fixed(m.pcoc, 2), words)
 

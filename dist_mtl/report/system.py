@@ -219,7 +219,7 @@ def _words(group: list[AnyEvent]) -> tuple[str, str, str, str]:
             stale = f"{plural(e.stale, 'evaluation')} without a gain" if e.stale is not None else ""
             return "early stop", at, ", ".join(filter(None, (stale, best, score))), "look"
         case Done():
-            return "done", "", f"{count(e.steps)} steps in {duration(e.seconds)}", "good"
+            return "done", "", f"{plural(e.steps, 'step')} in {duration(e.seconds)}", "good"
     return e.event, at, "", "plain"
 
 

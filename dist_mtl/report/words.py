@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from dist_mtl.hints import plural as plural  # the words of reports are imported from here
+from dist_mtl import hints
 
 NBSP = "\u00a0"  # a number and its unit stay on one line
 MISSING = "–"
@@ -85,6 +85,11 @@ def moment(unix: float) -> str:
         return f"{datetime.fromtimestamp(unix, UTC):%Y-%m-%d %H:%M} UTC"
     except (OverflowError, OSError, ValueError):
         return MISSING
+
+
+def plural(n: float | None, singular: str, many: str = "") -> str:
+    """`hints.plural` of a figure that may be absent."""
+    return hints.plural(n, singular, many) if known(n) else f"{MISSING} {many or singular + 's'}"
 
 
 def listing(words: Sequence[str], most: int = 3) -> str:

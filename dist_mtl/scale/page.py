@@ -13,6 +13,7 @@ from matplotlib import pyplot  # noqa: E402
 from matplotlib.ticker import FuncFormatter  # noqa: E402
 
 from dist_mtl.errors import ConfigError  # noqa: E402
+from dist_mtl.hints import plural  # noqa: E402
 from dist_mtl.outputs import check  # noqa: E402
 from dist_mtl.scale.measure import Measured  # noqa: E402
 from dist_mtl.scale.results import Row, rows_of, split_of, write_csv  # noqa: E402
@@ -58,7 +59,8 @@ def _head(scale: Scale, measured: Sequence[Measured], command: str, code: Code) 
     lines = [
         "# Scaling",
         "",
-        f"{markdown.code(command)}, {code}; {device} ({name}), {scale.threads} thread(s) a rank, {scale.rounds} rounds "
+        f"{markdown.code(command)}, {code}; {device} ({name}), {plural(scale.threads, 'thread')} a rank, "
+        f"{scale.rounds} rounds "
         f"of {scale.steps} steps; ratios are medians within a round, with their quartiles.",
     ]
     apart = sorted({one.series.name for one in measured if not one.interleaved})
@@ -102,7 +104,7 @@ def _memory(rows: Sequence[Row]) -> list[str]:
     lines += ["| | tables of the fullest rank, MB | largest / mean | peak, MB | predicted | a step, ms | predicted |"]
     lines += ["|---" * 7 + "|"]
     for row in rows:
-        name = f"{markdown.plain(row.series)}: {row.ranks} rank(s), {_number(row.rows_per_table)} rows"
+        name = f"{markdown.plain(row.series)}: {plural(row.ranks, 'rank')}, {_number(row.rows_per_table)} rows"
         lines.append(
             f"| {name} | {row.tables_mb:,.0f} | {row.tables_imbalance:.2f} | {row.memory_mb:,.0f} | "
             f"{_number(row.predicted_memory_mb)} | {row.step_ms:.1f} | {_number(row.predicted_step_ms)} |"

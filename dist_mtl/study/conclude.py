@@ -12,7 +12,7 @@ from dist_mtl.outputs import write_file
 from dist_mtl.report.blocks import Section
 from dist_mtl.report.blocks import Table as Block
 from dist_mtl.report.page import html
-from dist_mtl.report.words import count, moment, plural
+from dist_mtl.report.words import moment, plural
 from dist_mtl.study.markdown import code, markdown
 from dist_mtl.study.plan import Plan
 from dist_mtl.study.results import Results, collect
@@ -56,7 +56,7 @@ def _story(found: Results) -> str:
     numbers = plural(len(study["backbones"]), "backbone"), plural(len(study["methods"]), "method")
     finished = sum(cell.seconds is not None and cell.stage == "final" for cell in found.cells)
     return (
-        f"{' x '.join(numbers)} x {plural(len(study['seeds']), 'seed')}, {count(finished)} runs finished; each "
+        f"{' x '.join(numbers)} x {plural(len(study['seeds']), 'seed')}, {plural(finished, 'run')} finished; each "
         f"method against {found.baseline}, paired by seed. {moment(found.made)}."
     )
 

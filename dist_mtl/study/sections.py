@@ -167,7 +167,8 @@ def _settings(found: Results) -> Section:
     study = found.study
     lede = (
         f"Every final cell is the base with what stands below, seeds {', '.join(map(str, study['seeds']))}, "
-        f"{study['threads']} thread(s) a process. The command of each cell, with all its settings, is in study.json."
+        f"{plural(study['threads'], 'thread')} a process. The command of each cell, with all its settings, is "
+        "in study.json."
     )
     base = Code(f"The base: {study['base']} with the settings of every cell, complete", found.base)
     return Section("settings", "Settings", (Code("What each backbone and method sets", lines), base), lede)

@@ -168,7 +168,7 @@ def test_a_number_of_the_data_that_float32_can_not_hold(tmp_path: Path) -> None:
     assert any(start <= 30 < stop for start, stop in group["ranges"]), "row 130 is row 30 of row group 2"
     [first, second] = run_script(2, "train.py", str(path), "--set=train.skip_nonfinite=1")
     assert (first.code, second.code) == (0, 0), first.stderr
-    assert f"SKIPPED      step {line['step']}: the losses" in first.stderr and "1 steps not trained" in first.stderr
+    assert f"SKIPPED      step {line['step']}: the losses" in first.stderr and "1 step not trained" in first.stderr
 
 
 @pytest.mark.parametrize("steps", [1, 3])

@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "logs" / f"day={day}").mkdir(parents=True)
         pq.write_table(table.slice(i * ROWS, ROWS), folder / "logs" / f"day={day}" / "x.parquet", row_group_size=50)
     [listed] = run_script(1, "convert.py", "manifest", (folder / "logs").as_uri())
-    assert listed.code == 0 and "1,200 rows in 6 file(s)" in listed.stdout and "all of them read" in listed.stdout
+    assert listed.code == 0 and "1,200 rows in 6 files" in listed.stdout and "all of them read" in listed.stdout
     return folder
 
 

@@ -286,7 +286,7 @@ def test_the_script_converts_a_csv_suggests_as_describe_does_and_lists_it_again(
     options = ["--click", "clicked", "--conversion", "bought", "--bag", "tags:|", "--id", "ad", "--split-by", "user"]
     done = run_script("csv", path, tmp_path / "out", *options, "--suggest", mine)
     assert done.returncode == 0, done.stderr
-    assert str(tmp_path / "out/test") in done.stdout and "rows in 1 file(s), digest" in done.stdout
+    assert str(tmp_path / "out/test") in done.stdout and "rows in 1 file, digest" in done.stdout
     assert parse(tomllib.loads(mine.read_text())).data.test == str(tmp_path / "out/test")
     assert mine.read_text() == suggested(tmp_path / "out")  # with nothing said of the labels
     again = run_script("csv", path, tmp_path / "other", *options, "--suggest", mine)

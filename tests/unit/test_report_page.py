@@ -130,7 +130,7 @@ def test_a_run_of_an_older_version(tmp_path: Path) -> None:
         {
             "event": "start",
             "rows": 1000,
-            "steps": 20,
+            "steps": 200,
             "global_batch": 50,
             "world": 1,
             "device": "cpu",
@@ -138,22 +138,22 @@ def test_a_run_of_an_older_version(tmp_path: Path) -> None:
         },
         {
             "event": "step",
-            "step": 10,
-            "steps": 20,
+            "step": 100,
+            "steps": 200,
             "losses": {"click": 0.5},
             "rows_per_second": 100.0,
             "data_wait": 0.4,
         },
         {
             "event": "step",
-            "step": 20,
-            "steps": 20,
+            "step": 200,
+            "steps": 200,
             "losses": {"click": 0.4},
             "rows_per_second": 120.0,
             "data_wait": 0.4,
         },
-        {"event": "done", "steps": 20, "seconds": 9.1},
-        {"event": "evaluation", "step": 20, "tasks": {"ctr": {"rows": 10.0, "auc": {"value": 0.7}, "pcoc": None}}},
+        {"event": "done", "steps": 200, "seconds": 9.1},
+        {"event": "evaluation", "step": 200, "tasks": {"ctr": {"rows": 10.0, "auc": {"value": 0.7}, "pcoc": None}}},
     ]
     document = Document(rendered(write(tmp_path, events)))
     assert "0.7000" in document.text and "finished" in document.text

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from dist_mtl.data.features.refusal import Where, refuse
 from dist_mtl.data.hashing import GOLDEN, hash_ids, hash_keys, hash_strings, key, mix
+from dist_mtl.hints import plural
 
 NO_ID = -1
 NAMES = ("hash", "dynamic")  # policies to which an id is a name: any 64 bits, or a string
@@ -135,6 +136,9 @@ class Lookup:
             case _:
                 bad = (ids < 0) | (ids >= self.rows)
                 if bad.any():
-                    told = f"id {ids[bad][0]} is outside table `{self.table}` of {self.rows} rows (policy reject)"
+                    told = (
+                        f"id {ids[bad][0]} is outside table `{self.table}` of {plural(self.rows, 'row')} (policy "
+                        "reject)"
+                    )
                     refuse(bad, where, f"features.{self.feature}: {told}")
                 return ids, None

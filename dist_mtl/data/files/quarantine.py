@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from dist_mtl.data.order import EMPTY, Segment, Span
 from dist_mtl.errors import DamageError, DataError
+from dist_mtl.hints import plural
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ def check_budget(lost: Sequence[Lost], budget: int) -> None:
     if len(lost) > budget:
         rows, last = sum(one.rows for one in lost), lost[-1]
         raise DataError(
-            f"data.quarantine = {budget}: {len(lost)} row groups ({rows:,} rows) are damaged, the last one is row "
+            f"data.quarantine = {budget}: {plural(len(lost), 'row group')} ({plural(rows, 'row')}) are "
+            "damaged, the last one is row "
             f"group {last.row_group} of {last.path}; restore the files and start again, or raise data.quarantine to "
             f"go on without these rows\n{last.reason}"
         )

@@ -17,6 +17,7 @@ from dist_mtl.data.files.folder import Folder, reason
 from dist_mtl.data.files.manifest import AnyFolder, DataFile, Manifest, checked_footer
 from dist_mtl.data.order import Span
 from dist_mtl.errors import DamageError, DataError
+from dist_mtl.hints import plural
 
 OPEN_FILES = 16  # handles kept open per reader; a window's row groups come from about that many files
 # Larger row groups are decoded in batches of so many rows: what keeps a part of one need not keep all of it. It takes
@@ -108,7 +109,7 @@ class Reader:
         except (pa.ArrowException, OSError) as error:
             raise _damaged(where, reason(error), number) from None
         if table.num_rows != block.rows:
-            raise _damaged(where, f"{table.num_rows} rows, the manifest says {block.rows}", number)
+            raise _damaged(where, f"{plural(table.num_rows, 'row')}, the manifest says {block.rows}", number)
         return table
 
     def _file(self, file: DataFile) -> "_File":
