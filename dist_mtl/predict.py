@@ -8,7 +8,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from dist_mtl.checkpoint import store
 from dist_mtl.checkpoint.disk import read_text
 from dist_mtl.config import Config, RunConfig
 from dist_mtl.data.files import manifest
-from dist_mtl.data.files.disk import writing
+from dist_mtl.data.files.disk import alone, clear, writing
 from dist_mtl.data.files.folder import Folder, local
 from dist_mtl.data.files.manifest import Manifest
 from dist_mtl.data.files.writer import Files, publish
@@ -88,17 +89,14 @@ def predict(trained: Trained, run_dir: str, data: str, out: Path, keep: Sequence
     model = build_for_scoring(config, rt)
     store.load(model, trained.folder, rt, weights_only=True)
     about = rt.from_first(lambda: _about(trained, run_dir, data, dataset, rt.size))
-    rt.from_first(lambda: _stage(staged))
-    try:
+    with ExitStack() as ending:
+        rt.from_first(lambda: ending.enter_context(_staging(staged, out)))
         part = _Part(staged, rt.rank)
         for scored in score(model, dataset, config, rt, trained.adjustment, part.check):
             part.add(scored, config.tasks)
         # Each rank has hashed its own files by now: however large they are, none waits long for the first to publish.
         parts = rt.gather(rt.all_ranks(part.close))
         rt.from_first(lambda: _publish(staged, out, parts, about))
-    finally:
-        if rt.world.is_first:
-            shutil.rmtree(staged, ignore_errors=True)
     return about
 
 
@@ -201,10 +199,18 @@ def _refuse_existing(out: Path, staged: Path) -> None:
         raise DataError(f"{out}: exists already; predictions are never overwritten. Remove it or choose another folder")
 
 
-def _stage(staged: Path) -> None:
-    shutil.rmtree(staged, ignore_errors=True)  # of a killed attempt
-    with writing(staged):
-        staged.mkdir(parents=True)
+@contextmanager
+def _staging(staged: Path, out: Path) -> Iterator[None]:
+    """While `staged` is empty and ours alone; it is gone in the end. Raises DataError: another process makes `out`."""
+    with alone(staged):
+        try:
+            _refuse_existing(out, staged)  # again: another process may have made it while this one got ready
+            with writing(staged):
+                clear(staged)  # of a killed attempt
+            yield
+        except BaseException:
+            shutil.rmtree(staged, ignore_errors=True)
+            raise
 
 
 def _publish(staged: Path, out: Path, parts: Sequence[Manifest], about: Predictions) -> None:

@@ -14,6 +14,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from dist_mtl.config import Config
 from dist_mtl.data.files import manifest
+from dist_mtl.data.files.disk import alone
 from dist_mtl.data.files.writer import write_dataset
 from dist_mtl.evaluate import Evaluation
 from dist_mtl.metrics.histogram import LogitHistogram
@@ -173,6 +174,17 @@ def test_rows_without_labels_get_the_same_scores(folder: Path, run: Evaluation) 
     for again in run_script(2, "predict.py", folder / "run", folder / "unlabelled", folder / "scored"):
         assert again.code == 65
     assert not list(folder.glob(".staged*"))
+
+
+def test_the_second_of_two_predictions_into_one_folder_ends(folder: Path, run: Evaluation) -> None:
+    staged = folder / ".staged-twice"
+    with alone(staged):
+        (staged / "part-00000-00000.parquet").write_text("the first one's")
+        for done in run_script(2, "predict.py", folder / "run", folder / "test", folder / "twice"):
+            assert done.code == 65 and "Traceback" not in done.stderr
+        assert (staged / "part-00000-00000.parquet").read_text() == "the first one's"
+    [done] = run_script(1, "predict.py", folder / "run", folder / "test", folder / "twice")
+    assert done.code == 0 and not staged.exists() and manifest.read(folder / "twice").num_rows == 700, done.stderr
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
-from dist_mtl import predict
 from dist_mtl.config import SampleLogs
 from dist_mtl.data.files import manifest
 from dist_mtl.data.files.listing import list_folder
@@ -18,11 +17,13 @@ from dist_mtl.data.files.writer import Files
 from dist_mtl.data.sample.bulk import Order, make_logs
 from dist_mtl.data.sample.synthetic import write_sample
 from dist_mtl.errors import ConfigError, DataError
+from dist_mtl.predict import ABOUT as PREDICTIONS
+from dist_mtl.predict import Predictions, _publish, read_about
 from tests import samples
 
 SPEC = SampleLogs(train_rows=600, test_rows=300)
 DAILY = SPEC.model_copy(update={"rows_per_day": 200})
-ABOUT = predict.Predictions("run", 7, "data", "d", 40, ("ctr",), ("click",), None, ("row",), False, "f", 1)
+ABOUT = Predictions("run", 7, "data", "d", 40, ("ctr",), ("click",), None, ("row",), False, "f", 1)
 ENGINES = {
     "pandas": lambda folder: pa.Table.from_pandas(pd.read_parquet(folder)),
     "pyarrow.dataset": lambda folder: ds.dataset(folder, partitioning="hive").to_table(),
@@ -56,7 +57,7 @@ def predicted(folder: Path) -> None:
     staged.mkdir()
     files = Files(staged, "part-00000")
     files.add(samples.logs(40))
-    predict._publish(staged, folder, [manifest.joined(staged, files.close())], ABOUT)
+    _publish(staged, folder, [manifest.joined(staged, files.close())], ABOUT)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -73,7 +74,7 @@ def test_other_engines_read_what_we_write(tmp_path: Path, make: Callable[[Path],
 
 OLD = {
     manifest.NAME: (written, manifest.read),
-    predict.ABOUT: (predicted, predict.read_about),
+    PREDICTIONS: (predicted, read_about),
     "_sample.json": (sampled, lambda folder: write_sample(SPEC, folder, None)),
 }
 

@@ -13,10 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from dist_mtl.data.files import manifest
+from dist_mtl.data.files.disk import alone
 from dist_mtl.data.files.reader import OPEN_FILES, Reader, blocks_of
 from dist_mtl.data.files.writer import write_dataset
 from dist_mtl.data.order import Span
 from dist_mtl.errors import DataError
+from dist_mtl.predict import _staging
 from tests import samples
 
 
@@ -125,3 +127,40 @@ def test_a_file_that_was_exchanged_since_the_manifest_was_read(tmp_path: Path) -
     pq.write_table(numbered(9), tmp_path / "d" / "part-00000.parquet")
     with pytest.raises(DataError, match="part-00000.parquet: changed since the manifest was written"):
         Reader(tmp_path / "d", blocks, ("row",)).read([Span(0, 0, 10)])
+
+
+def test_two_predictions_into_one_folder(tmp_path: Path) -> None:
+    """The second ends; the first keeps its files. What a killed one left goes, and so does what a failed one made."""
+    staged, out = tmp_path / ".staged-out", tmp_path / "out"
+    staged.mkdir()
+    (staged / "of a killed one").write_text("")
+    with _staging(staged, out):
+        assert not list(staged.iterdir())
+        (staged / "mine").write_text("")
+        with pytest.raises(DataError, match="another process writes there; wait, or choose another"):
+            with _staging(staged, out):
+                pass
+        assert [path.name for path in staged.iterdir()] == ["mine"]
+        staged.rename(out)
+    with pytest.raises(DataError, match="predictions are never overwritten"):
+        with _staging(staged, out):
+            pass
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "mine"]
+    with pytest.raises(KeyError):
+        with _staging(staged, tmp_path / "other"):
+            raise KeyError
+    assert not staged.exists()
+
+
+def test_a_folder_published_while_another_waited_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock is the folder's, whatever its name is by then."""
+    locked = os.open
+
+    def opened_late(path: Path, flags: int) -> int:
+        descriptor = locked(path, flags)
+        path.rename(tmp_path / "out")
+        return descriptor
+
+    monkeypatch.setattr(os, "open", opened_late)
+    with pytest.raises(DataError, match="another process has just ended there"), alone(tmp_path / ".staged"):
+        pass

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from dist_mtl.data.convert.lines import Block, Segment, blocks
 from dist_mtl.data.convert.tally import Tally
-from dist_mtl.data.files.disk import alone, refuse_existing, writing
+from dist_mtl.data.files.disk import alone, clear, refuse_existing, writing
 from dist_mtl.data.files.manifest import Manifest
 from dist_mtl.data.files.writer import Encoding, Files, publish
 from dist_mtl.data.workers import Workers
@@ -66,8 +66,7 @@ class Conversion:
             ending.enter_context(alone(self._staged))
             ending.callback(shutil.rmtree, self._staged, ignore_errors=True)
             with writing(self._out):
-                for left in self._staged.iterdir():  # of a conversion that was killed
-                    shutil.rmtree(left)
+                clear(self._staged)  # of a conversion that was killed
                 for folder in (self.scratch, *(self._staged / name for name in self._names)):
                     folder.mkdir()
             self._ending = ending.pop_all()
