@@ -29,13 +29,19 @@ MAX_LINE = 1_000  # characters of a message's line: a key or a value may be of a
 PART = r"""(?:[\w+-]++|"(?:\\.|[^"\\\n])*+"|'[^'\n]*+')"""
 CHAIN = re.compile(rf"""(?<![\w+\\-]){PART}(?:[ \t]*+\.[ \t]*+{PART}){{64}}""")
 
+ODD = re.compile(r"""[\s.="']""")  # in a key: it is written in quotes
+# A part of an override's key, up to the dot, the equals sign or the end behind it.
+KEY = re.compile(
+    r"""\s*(?:(?P<quoted>"(?:\\.|[^"\\\n])*+")|(?P<literal>'[^'\n]*+')|(?P<bare>(?!["'])[^.=]*?))\s*(?=[.=]|$)"""
+)
+
 
 def load(path: str | Path | Mapping[str, Any], overrides: Overrides = ()) -> Config:
     """Read `path`, or take the tree that a file would hold, and apply overrides: `train.epochs=2`, or a dict of them.
 
-    An override's value is read as TOML where it is TOML (`2`, `true`, `[1, 2]`, `"x"`), else as a plain string, unless
-    it begins as only TOML does, with a quote or a bracket. Raises ConfigError: no such file, not TOML, an unknown key,
-    a wrong type, values that do not fit together.
+    A part of an override's key may stand in quotes: `features."my column".log=true`. The value is read as TOML where it
+    is TOML (`2`, `true`, `[1, 2]`, `"x"`), else as a plain string, unless it begins as only TOML does, with a quote or
+    a bracket. Raises ConfigError: no such file, not TOML, an unknown key, a wrong type, values that do not fit.
     """
     if isinstance(path, Mapping):
         return parse(plain(path), overrides)
@@ -69,7 +75,11 @@ def parse(tree: dict[str, Any], overrides: Overrides = (), source: str = "config
         raise ConfigError(f"overrides: {readable(overrides)!r} is one text; pass a list of them, or a dict")
     if isinstance(overrides, Mapping):
         for key, value in overrides.items():
-            tree = _with(tree, str(key), plain(value), f"overrides[{readable(str(key))!r}]")
+            source_of_key = f"overrides[{readable(str(key))!r}]"
+            keys, end = _keys(str(key), source_of_key)
+            if end < len(str(key)):
+                raise ConfigError(f"{source_of_key}: a key is written as section.key, without an equals sign")
+            tree = _with(tree, keys, plain(value), source_of_key)
     else:
         for text in overrides:
             tree = _override(tree, text)
@@ -112,17 +122,35 @@ def _iso(value: Any) -> str:
 
 def _override(tree: dict[str, Any], text: str) -> dict[str, Any]:
     """A copy of `tree` with one `a.b.c=value` applied."""
-    dotted, equals, raw = text.partition("=")
-    if not equals:
-        raise ConfigError(f"--set={readable(text)}: write it as --set=section.key=value")
-    return _with(tree, dotted, _value(raw, text), f"--set={readable(text)}")
+    source = f"--set={readable(text)}"
+    keys, end = _keys(text, source)
+    if end == len(text):
+        raise ConfigError(f"{source}: write it as --set=section.key=value")
+    return _with(tree, keys, _value(text[end + 1 :], text), source)
 
 
-def _with(tree: dict[str, Any], dotted: str, value: Any, source: str) -> dict[str, Any]:
-    """A copy of `tree` with `value` at the key `a.b.c`."""
-    keys = dotted.strip().split(".")
+def _keys(text: str, source: str) -> tuple[list[str], int]:
+    """The parts of the dotted key that `text` begins with, and where it ends: at an equals sign, or with the text.
+
+    A part is written as in TOML, in quotes where it has a dot, an equals sign or a quote in it.
+    """
+    keys, end = [], -1
+    while end < 0 or text[end : end + 1] == ".":
+        part = KEY.match(text, end + 1)
+        if part is None:
+            raise ConfigError(f"{source}: a quote of the key is not closed, or not where a part of it begins and ends")
+        end, quoted, literal = part.end(), part["quoted"], part["literal"]
+        try:
+            keys.append(part["bare"] if quoted is None and literal is None else _toml(f"x={quoted or literal}")["x"])
+        except ValueError as error:
+            raise ConfigError(f"{source}: `{readable(quoted or literal)}`: {readable(str(error))}") from None
     if not all(keys):
-        raise ConfigError(f"{source}: a key is written as section.key")
+        raise ConfigError(f"{source}: a key is written as section.key, as in --set=section.key=value")
+    return keys, end
+
+
+def _with(tree: dict[str, Any], keys: list[str], value: Any, source: str) -> dict[str, Any]:
+    """A copy of `tree` with `value` at the key `a.b.c`."""
     root = node = dict(tree)
     for key in keys[:-1]:
         below = node.get(key, {})
@@ -165,7 +193,7 @@ def _value(raw: str, text: str) -> Any:
 def _explain(item: Any, root: type[BaseModel]) -> list[str]:
     """One pydantic error as lines for a reader: the dotted key, what is wrong, the nearest key."""
     keys, model = _walk(item["loc"], root)
-    where = ".".join(keys)
+    where = ".".join(json.dumps(key, ensure_ascii=False) if ODD.search(key) else key for key in keys)
     match item["type"]:
         case "extra_forbidden":
             known = list(model.model_fields) if model is not None else []
