@@ -47,9 +47,9 @@ def attempt(run: RunConfig, rt: Runtime, observer: Observer) -> Iterator[None]:
             observer.event("preempted", message=str(error))
         # An embedded run has a person who sees its end, and nothing that starts it again.
         if rt.embedded or isinstance(error, DistMtlError) and not isinstance(error, InternalError):
-            _forget(path, rt)
+            _forget(observer, rt)
         raise
-    _forget(path, rt)
+    _forget(observer, rt)
 
 
 def _begin(path: Path, run: RunConfig) -> str | None:
@@ -84,7 +84,8 @@ def _read(path: Path) -> Attempts:
         return Attempts("")
 
 
-def _forget(path: Path, rt: Runtime) -> None:
-    if rt.world.is_first:
+def _forget(observer: Observer, rt: Runtime) -> None:
+    """In the folder that the run has, for another run may have made one under its old name meanwhile."""
+    if rt.world.is_first and (folder := observer.run_dir()) is not None:
         with suppress(OSError):  # it would be read as one attempt that died; it takes more to stop a run
-            path.unlink(missing_ok=True)
+            (folder / NAME).unlink(missing_ok=True)

@@ -28,7 +28,7 @@ def skip(outcome: Outcome, skipped: int, dataset: Dataset, config: Config, rt: R
 
     Raises NonFiniteError, on every rank, if that is one step too many.
     """
-    path, allowed = Path(config.run.dir) / NAME, config.train.skip_nonfinite
+    path, allowed = (observer.run_dir() or Path(config.run.dir)) / NAME, config.train.skip_nonfinite
     problem = _written(path, outcome, dataset, rt)
     message = outcome.flaw.told(outcome.step)
     where = f"its rows are in {path}" if problem is None else f"its rows could not be written to {path}: {problem}"

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
@@ -44,6 +45,7 @@ class Committer:
         self._config, self._rt, self._observer, self._model, self._train = config, rt, observer, model, train
         self._pending: Pending | None = None
         self._failed = 0  # in a row
+        self._has_commits = False
         self._on_disk = Selection()  # as the newest commit has it
         self._room: dict[str, torch.Tensor] = {}  # the copies of a commit in the background, kept for the next one
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="commit")
@@ -52,6 +54,14 @@ class Committer:
     def went_on(self, progress: Progress) -> None:
         """From this commit, or from the beginning."""
         self._on_disk = progress.selection
+        self._has_commits = progress.step > 0
+
+    def move(self, run_dir: Path) -> None:
+        """The run's folder has another path from now on, also for what is being written."""
+        run = self._config.run.model_copy(update={"dir": str(run_dir)})
+        self._config = self._config.model_copy(update={"run": run})
+        if (one := self._pending) is not None:
+            self._pending = replace(one, staged=replace(one.staged, root=run_dir / store.FOLDER))
 
     def commit(self, progress: Progress, window: store.Tensors, reason: str) -> Progress:
         """Commit the state after a step, or begin to. Returns the progress, with the best commit that there is.
@@ -62,6 +72,10 @@ class Committer:
         progress = self._complete(progress)
         if self._rt.from_first(lambda: store.exists(self._config.run.dir, progress.step)):
             return progress  # a run that ends where it began
+        if self._has_commits and self._rt.from_first(lambda: store.latest(self._config.run.dir)) is None:
+            self._has_commits = False
+            message = f"{self._config.run.dir}: its commits were removed while the run was at work; it makes new ones"
+            self._observer.event("warning", step=progress.step, message=message)
         begun, waits = time.monotonic(), self._config.train.commit == "blocking" or reason in LAST
         staged = None
         try:
@@ -116,6 +130,7 @@ class Committer:
         except CheckpointError as error:
             return self._refused(progress, one.progress.step, one.reason, error)
         self._failed, self._on_disk, now = 0, one.progress.selection, time.monotonic()
+        self._has_commits = True
         for message in warnings:
             self._observer.event("warning", step=one.progress.step, message=message)
         self._observer.event(

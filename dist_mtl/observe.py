@@ -17,7 +17,7 @@ from dist_mtl.errors import ConfigError, DataError
 from dist_mtl.evaluate import Evaluation
 from dist_mtl.hints import plural
 from dist_mtl.metrics.task import TaskMetrics
-from dist_mtl.outputs import check_named, check_outputs, claim
+from dist_mtl.outputs import HeldFolder, check_named, check_outputs, claim
 from dist_mtl.tensorboard import TensorBoard
 from dist_mtl.terminal.console import Console, Table, Words, progress_bars
 from dist_mtl.terminal.printable import printable
@@ -60,6 +60,8 @@ class Observer:
         self._task: TaskID | None = None
         self._stream: Stream | None = None
         self._lost = 0
+        self._folder: HeldFolder | None = None
+        self._run_dir = Path(run.dir)
         if speaking:
             check_outputs(run.dir)
         self._board = TensorBoard(run.dir) if speaking and run.tensorboard else None
@@ -67,8 +69,17 @@ class Observer:
             try:
                 Path(run.dir).mkdir(parents=True, exist_ok=True)
                 self._stream = Stream(Path(run.dir) / STREAM)
+                self._folder = HeldFolder(run.dir)
             except OSError as error:
                 raise ConfigError(f"run.dir = '{run.dir}': {error.strerror}; choose a folder to write to") from None
+
+    def has_moved(self) -> bool:
+        """Whether the run's folder was renamed, replaced or removed meanwhile. The first rank knows; else False."""
+        return self._folder is not None and self._folder.has_moved()
+
+    def run_dir(self) -> Path | None:
+        """Where the run's folder is now; None if it was removed. On the first rank; elsewhere where it began."""
+        return self._run_dir if self._folder is None else self._folder.now()
 
     def event(self, name: str, **fields: Any) -> None:
         """Record an event and render its line, if it has one."""
@@ -118,6 +129,9 @@ class Observer:
         """Close the streams, and tell how many events were lost."""
         if self._stream is not None:
             self._stream.close()
+        if self._folder is not None:
+            self._folder.close()
+            self._folder = None
         if self._lost:
             self._say(f"warning      {plural(self._lost, 'event')} could not be written to {self._stream.path}")
         if self._board is not None:

@@ -55,6 +55,36 @@ def _locked(file: IO) -> bool:
     return True
 
 
+class HeldFolder:
+    """A folder by its descriptor: whether its path still leads to it, and where it is now, for it may be renamed."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._path, self._file = Path(path), os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+    def has_moved(self) -> bool:
+        """Whether the path leads to no folder, or to another one. A system call; a disk that does not answer is no."""
+        try:
+            return not os.path.samestat(os.stat(self._path), os.fstat(self._file))
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:
+            return False
+
+    def now(self) -> Path | None:
+        """Its path of this moment; None if it was removed, or the system does not tell (only Linux does)."""
+        if not self.has_moved():
+            return self._path
+        try:
+            found = os.readlink(f"/proc/self/fd/{self._file}")
+            return Path(found) if os.path.samestat(os.stat(found), os.fstat(self._file)) else None
+        except OSError:
+            return None
+
+    def close(self) -> None:
+        """Let go of it."""
+        os.close(self._file)
+
+
 def check_outputs(run_dir: str | Path) -> None:
     """Check all that a verb may write into the folder of a run. Raises ConfigError as `check`."""
     check(run_dir, FILES, FOLDERS)

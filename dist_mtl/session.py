@@ -25,7 +25,7 @@ from dist_mtl.data.files import manifest
 from dist_mtl.data.loader import Dataset
 from dist_mtl.data.mixing import advice
 from dist_mtl.data.sample.synthetic import write_sample
-from dist_mtl.errors import CheckpointError, DataError, Preempted
+from dist_mtl.errors import CheckpointError, DataError
 from dist_mtl.evaluate import Evaluation, TestSet, evaluate, open_test
 from dist_mtl.model.mtl import begin_at
 from dist_mtl.observe import Observer
@@ -254,27 +254,6 @@ class Session:
         self.pace.watch.lap("commit")
         return progress
 
-    def preempted(self, progress: Progress, is_exact: bool = True) -> Preempted:
-        """Commit what was trained, now that a signal asks for it. Returns the error to end with.
-
-        An evaluation that is due but was not made is made when the run goes on. After the last step that would come too
-        late for the commit, which has to name the best: such a run goes back to the commit before. So does one that
-        would not go on with the same bits (not `is_exact`: the next batch of `semi_sync` has been looked up).
-        """
-        told = f"stopped by a signal after step {progress.step:,}, which is"
-        if is_exact and progress.step and (progress.judged or progress.step < self.steps):
-            try:
-                self.commit(progress, "preempted")
-            except CheckpointError as error:  # on all ranks alike; the commit before is where the next start goes on
-                told += f" not committed: {error}"
-            else:
-                told += " committed"
-        else:
-            told += " not committed"
-        error = Preempted(f"{told}; run the same command again to go on")
-        error.all_ranks = True
-        return error
-
     def conclude(self, progress: Progress) -> Evaluation | None:
         """Evaluate `data.test` once training has ended; with `select`, by the weights of the best commit.
 
@@ -287,7 +266,7 @@ class Session:
             return None
         step = progress.step
         if (best := progress.selection.best_step) not in (None, step):
-            folder = self.rt.from_first(lambda: store.find(self.config.run.dir, "best"))
+            folder = self.rt.from_first(lambda: store.find(self.observer.run_dir() or self.config.run.dir, "best"))
             with self.rt.committing():
                 store.load(self.model, folder, self.rt, weights_only=True)
             step = best

@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass, replace
 
+from dist_mtl import ending
 from dist_mtl.assemble import build, check_world
 from dist_mtl.attempts import attempt
 from dist_mtl.bad_steps import skip
@@ -55,6 +56,7 @@ def train(config: Config, embedded: bool = False) -> Evaluation | None:
                 source = model.ahead.over(source, due.drained)
                 rt.remains.callback(source.close)
                 for batch in pace.timed(source):
+                    ending.check_folder(session)
                     progress = session.look_ahead(progress, batch.step)
                     read, batch = batch, model.ahead.on_device(model.learn_ids(batch))
                     pace.watch.lap("ids")
@@ -71,13 +73,13 @@ def train(config: Config, embedded: bool = False) -> Evaluation | None:
                     if not progress.judged:
                         progress = session.judge(progress)
                     if reason := due.commit(progress):
-                        progress = session.commit(progress, reason)
+                        progress = ending.commit(session, progress, reason)
                     if progress.selection.stops(config.select):
                         break
                 source.close()
             except Preempted:
                 model.ahead.clear()
-                raise session.preempted(progress, due.is_exact(progress.step)) from None
+                raise ending.stopped(session, progress, due.is_exact(progress.step)) from None
             except DistMtlError as error:
                 if error.all_ranks:
                     committer.settle(progress)

@@ -207,7 +207,8 @@ def _make(staging: Staging) -> None:
         for old in staging.root.glob(pattern):
             shutil.rmtree(old, ignore_errors=True)
     try:
-        staging.folder.mkdir(parents=True)
+        staging.root.mkdir(exist_ok=True)  # never the run's folder itself: it was renamed where it is not there
+        staging.folder.mkdir()
     except OSError as error:
         raise _refused(error) from None
 

@@ -227,7 +227,11 @@ def publish(
 def save(
     model: ShardedModel, progress: Progress, window: Tensors, reason: str, config: Config, manifest: str, rt: Runtime
 ) -> Path:
-    """Commit the state after a step; when it returns, the commit is complete. Collective. Raises as its halves."""
+    """Commit the state after a step; when it returns, the commit is complete. Collective. Raises as its halves.
+
+    For a commit outside of a run, which makes its folder at the start and never again.
+    """
+    rt.from_first(lambda: Path(config.run.dir).mkdir(parents=True, exist_ok=True))
     staged = stage(model, progress, window, config, rt)
     return publish(staged, staged.write, model, progress, reason, config, manifest, rt)[0]
 

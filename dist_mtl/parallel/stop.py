@@ -48,6 +48,10 @@ class StopFlag:
             signal.set_wakeup_fd(before)
             theirs.close()  # which ends the thread
 
+    def ask(self, reason: str) -> None:
+        """Stop the run as a signal would, for another reason."""
+        self.signal = self.signal or reason
+
     def check(self) -> None:
         """Raise Preempted if a signal has come. For `Runtime.all_ranks`, so that the ranks end together."""
         if self.signal is not None:

@@ -31,6 +31,7 @@ ORDER = [
     ["sanity"],
     ["pace", "committer", "attempts", "bad_steps", "space"],
     ["session"],
+    ["ending"],
     ["train"],
     ["compare", "report", "study"],
     ["describe"],
