@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from dist_mtl.config.place import Place, with_ranges
 from dist_mtl.config.section import Dim, PathText, Population, Positive, Section, Seed, Share
+from dist_mtl.config.sharding import SHARDINGS, Sharding, Traits
 from dist_mtl.errors import ConfigError
 
 Ranges = dict[str, tuple[int | str, int | str]]  # partition key -> first and last value
@@ -130,9 +131,7 @@ class TableConfig(Section):
     rows: Positive
     dim: Dim = 16
     pooling: Literal["sum", "mean"] = "sum"
-    sharding: Literal["auto", "table_wise", "row_wise", "column_wise", "table_row_wise", "grid", "data_parallel"] = (
-        "auto"
-    )
+    sharding: Literal["auto", Sharding] = "auto"
     # Where the rows live. auto: in the memory of the device (fused); on CUDA uvm_caching, too, as the planner finds it.
     # The others are CUDA's: uvm in the host's memory, read over the bus; uvm_caching the same with `cache_share` of the
     # rows in the GPU; key_value on SSD, which is refused, since commits can not hold it.
@@ -142,6 +141,11 @@ class TableConfig(Section):
     # that small ones are lost.
     precision: Literal["fp32", "fp16"] = "fp32"
     dynamic: DynamicRows | None = None  # none: an id's row is fixed, by its feature's policy
+
+    @property
+    def traits(self) -> Traits:
+        """What is true of its sharding; of `auto`, which is table-wise or row-wise, what is true of both."""
+        return SHARDINGS["table_wise" if self.sharding == "auto" else self.sharding]
 
     @property
     def element_bytes(self) -> int:

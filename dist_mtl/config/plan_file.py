@@ -22,6 +22,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from dist_mtl.bounded import parse_json
 from dist_mtl.config.section import Dim, Positive, Section
+from dist_mtl.config.sharding import SHARDINGS, Sharding
 from dist_mtl.errors import ConfigError
 from dist_mtl.hints import plural
 from dist_mtl.plan_bytes import plan_bytes
@@ -44,7 +45,7 @@ class PlannedTable(Section):
     table: str
     rows: Positive
     dim: Dim
-    sharding: Literal["table_wise", "row_wise", "column_wise", "table_row_wise", "grid", "data_parallel"]
+    sharding: Sharding
     kernel: Literal["dense", "fused", "uvm", "uvm_caching", "key_value"]
     precision: Literal["fp32", "fp16"] = "fp32"
     cache_share: Annotated[float, Field(gt=0, lt=1)] | None = None  # of `uvm_caching`
@@ -116,11 +117,12 @@ def write_plan(plan: PlanFile, path: str | Path) -> None:
 
 def _wrong(table: PlannedTable, world: int, local_world: int) -> str | None:
     """What is wrong with a table's place, if anything is."""
-    if (table.kernel == "dense") != (table.sharding == "data_parallel"):
+    traits = SHARDINGS[table.sharding]
+    if (table.kernel == "dense") != traits.replicated:
         return f"kernel {table.kernel} with sharding {table.sharding}; `dense` belongs to `data_parallel` alone"
     if table.cache_share is not None and table.kernel != "uvm_caching":
         return f"cache_share with kernel {table.kernel}; only `uvm_caching` has a cache"
-    if table.sharding == "data_parallel":
+    if traits.replicated:
         return "a data-parallel table has no shards" if table.shards else None
     if not table.shards:
         return f"{table.sharding}, and it has no shards"
@@ -135,7 +137,7 @@ def _wrong(table: PlannedTable, world: int, local_world: int) -> str | None:
         return f"the shards' columns are not 0 to {table.dim}, each once and in order"
     if wrong := [width for width in map(int.__sub__, ends, begins) if width % 4]:
         return f"a shard has {plural(wrong[0], 'column')}; FBGEMM's kernels want a multiple of 4"
-    if table.sharding not in ("column_wise", "grid") and len(blocks) > 1:
+    if len(blocks) > 1 and not traits.splits_columns:
         return f"{table.sharding} does not cut columns"
     if any(told := [t for t in (_wrong_rows(table, block, world, local_world) for block in blocks) if t]):
         return told[0]
@@ -146,12 +148,12 @@ def _wrong_rows(table: PlannedTable, block: list[PlannedShard], world: int, loca
     """The same of the shards of one range of columns: their rows and ranks."""
     ranks = [shard.rank for shard in block]
     first = ranks[0] - ranks[0] % local_world
-    match table.sharding:
-        case "row_wise":
+    match SHARDINGS[table.sharding].rows:
+        case "world":
             wanted = list(range(world))
-        case "table_row_wise" | "grid":
+        case "node":
             wanted = list(range(first, first + local_world))
-        case _:
+        case "whole":
             wanted = ranks[:1]
     if ranks != wanted:
         return f"{table.sharding} shards on ranks {ranks}; they must be on {wanted}, one each, in order"

@@ -5,6 +5,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from dist_mtl.config.place import Place, overlap
+from dist_mtl.config.sharding import SHARDINGS
 from dist_mtl.config.table_rules import TABLE_RULES
 from dist_mtl.hints import nearest, plural
 
@@ -197,10 +198,6 @@ def _evaluation(config: "Config") -> Iterator[str]:
             yield f"select.metrics: `{name}` is no metric of this run; {hint}"
 
 
-# Shardings whose pooled embeddings are sums over ranks. TorchRec's int8 codec has no sums (it fails an assertion).
-SUMMED = ("row_wise", "table_row_wise", "grid")
-
-
 def _travel(config: "Config") -> Iterator[str]:
     sharding = config.sharding
     if sharding.replicas > 1:
@@ -219,7 +216,7 @@ def _travel(config: "Config") -> Iterator[str]:
             f"sharding.pipeline: `{pipeline}` sends ids before the step that comes first, and tables.{dynamic[0]} is "
             f"dynamic: its ids get their rows step by step; use 'base'"
         )
-    if pipeline == "semi_sync" and "data_parallel" in kinds:
+    if pipeline == "semi_sync" and any(table.traits.replicated for table in config.tables.values()):
         yield (
             "sharding.pipeline: `semi_sync` looks a batch up before the update of the last one, and a data_parallel "
             "table's gradient is summed over ranks behind each lookup; use another sharding, or 'sparse_dist'"
@@ -240,7 +237,8 @@ def _travel(config: "Config") -> Iterator[str]:
 def summed(config: "Config", kinds: Iterable[str]) -> Iterator[str]:
     """What can not travel between ranks as int8 under these shardings."""
     for key in ("forward", "backward"):
-        if getattr(config.sharding, key) == "int8" and (wrong := sorted({*kinds} & {*SUMMED})):
+        wrong = sorted(kind for kind in {*kinds} & SHARDINGS.keys() if SHARDINGS[kind].sums)
+        if getattr(config.sharding, key) == "int8" and wrong:
             yield (
                 f"sharding.{key}: int8 can not be summed over ranks, as `{wrong[0]}` does; use 'fp16', or table_wise "
                 f"or column_wise for every table"

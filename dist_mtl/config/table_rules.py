@@ -144,7 +144,7 @@ def misplaced(name: str, table: "TableConfig", kind: str) -> Iterator[str]:
             f"tables.{name}.kernel: rows of a dynamic table begin anew when they change hands, which a copy in the "
             f"cache of `uvm_caching` would not see; use 'uvm' or 'fused'"
         )
-    if table.sharding == "data_parallel":
+    if table.traits.replicated:
         if table.kernel != "auto":
             yield (
                 f"tables.{name}.kernel: a data_parallel table is held whole by every device, kernel '{table.kernel}' "
@@ -159,19 +159,19 @@ def misplaced(name: str, table: "TableConfig", kind: str) -> Iterator[str]:
 
 def _cut(name: str, table: "TableConfig", kind: str) -> Iterator[str]:
     """The same of its sharding."""
-    if table.sharding in ("column_wise", "grid") and kind not in POINTWISE:
+    if table.traits.splits_columns and kind not in POINTWISE:
         # Measured: the row statistic is then one per column shard, weights differ by 0.2 after 4 steps.
         yield (
             f"tables.{name}: {table.sharding} would change the maths of {kind}, whose state is one number a row; "
             f"use optim.embedding.kind = 'adagrad' or 'sgd', or another sharding"
         )
-    if table.sharding == "data_parallel" and kind in ("adam", "partial_rowwise_adam"):
+    if table.traits.replicated and kind in ("adam", "partial_rowwise_adam"):
         yield (
             f"tables.{name}: data_parallel would change the maths of {kind}: the fused kernel moves only the rows "
             f"that a step looks up, a dense one all rows; use another sharding, or "
             f"'rowwise_adagrad', 'adagrad' or 'sgd'"
         )
-    if table.sharding in ("column_wise", "grid") and table.dim % 8:
+    if table.traits.splits_columns and table.dim % 8:
         yield f"tables.{name}: {table.sharding} needs a dim that is a multiple of 8 (two shards of a multiple of 4)"
 
 

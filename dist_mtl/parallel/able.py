@@ -61,7 +61,7 @@ def check_plan(
     problems += [told for name, table in planned.items() for told in misplaced(name, table, optim.embedding.kind)]
     problems += too_wide(config, describe_plan(plan), device)
     problems += summed(config, {table.sharding for table in planned.values()})
-    if config.sharding.pipeline == "semi_sync" and any(t.sharding == "data_parallel" for t in planned.values()):
+    if config.sharding.pipeline == "semi_sync" and any(t.traits.replicated for t in planned.values()):
         problems.append("sharding.pipeline: the plan has a data_parallel table, which `semi_sync` can not train")
     if config.sharding.pipeline == "prefetch" and all(row["kernel"] != CACHING for row in describe_plan(plan)):
         problems.append("sharding.pipeline: `prefetch` needs a table in `uvm_caching`, and the plan has none")

@@ -24,17 +24,11 @@ from torchrec.distributed.types import (
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from dist_mtl.config import TableConfig
+from dist_mtl.config.sharding import SHARDINGS
 from dist_mtl.errors import ConfigError
 from dist_mtl.hints import plural
 
-TORCHREC_NAMES = {
-    "table_wise": "table_wise",
-    "row_wise": "row_wise",
-    "column_wise": "column_wise",
-    "table_row_wise": "table_row_wise",
-    "grid": "grid_shard",
-    "data_parallel": "data_parallel",
-}
+TORCHREC_NAMES = {name: traits.torchrec for name, traits in SHARDINGS.items()}
 KERNELS = {
     "auto": "fused",
     "fused": "fused",
@@ -219,7 +213,7 @@ def cache_of(share: float | None, fabric: Fabric) -> CacheParams:
 
 def kernels_of(table: TableConfig, fabric: Fabric) -> list[str]:
     """The kernels that a table may have. A dynamic one has no cache: its rows are renewed behind the kernel's back."""
-    if table.sharding == "data_parallel":
+    if table.traits.replicated:
         return ["dense"]
     if table.kernel == "auto" and fabric.device == "cuda" and table.dynamic is None:
         return [KERNELS["fused"], CACHING]
@@ -251,7 +245,7 @@ def _constraint(name: str, table: TableConfig, fabric: Fabric, cached: frozenset
     kinds = ["table_wise", *(["row_wise"] if splits else [])]
     if table.sharding != "auto":
         kinds = [table.sharding]
-        if table.sharding in ("row_wise", "table_row_wise", "grid") and not every_rank_has_rows:
+        if table.traits.sums and not every_rank_has_rows:
             raise ConfigError(
                 f"tables.{name}: {plural(table.rows, 'row')} over {fabric.world} ranks leave a rank without a "
                 "row, which "
@@ -261,7 +255,7 @@ def _constraint(name: str, table: TableConfig, fabric: Fabric, cached: frozenset
     if len(kernels) > 1:
         kernels = [CACHING if name in cached else KERNELS["fused"]]
     # The planner's own smallest column shard is 128 columns, more than most tables have.
-    columns = shard_columns(table, fabric.device) if table.sharding in ("column_wise", "grid") else None
+    columns = shard_columns(table, fabric.device) if table.traits.splits_columns else None
     return ParameterConstraints(
         sharding_types=[TORCHREC_NAMES[kind] for kind in kinds],
         compute_kernels=kernels,

@@ -87,13 +87,13 @@ def overrides_of(name: str, config: Config, device: str) -> list[str]:
     tables = config.tables.items()
     # Where the kernel is `auto` the planner has tried the cache already.
     from_device = {"uvm_caching": ("fused",), "uvm": ("auto", "fused", "uvm_caching")}.get(name, ())
-    moved = [t for t, table in tables if table.kernel in from_device and table.sharding != "data_parallel"]
+    moved = [t for t, table in tables if table.kernel in from_device and not table.traits.replicated]
     match name:
         case "blocking":
             return ["train.commit=blocking"] if config.train.commit == "background" else []
         case "row_wise":
-            whole = ("table_wise", "column_wise", "data_parallel")
-            return [f"tables.{t}.sharding=row_wise" for t, table in tables if table.sharding in whole]
+            whole = [t for t, table in tables if table.sharding != "auto" and not table.traits.sums]
+            return [f"tables.{t}.sharding=row_wise" for t in whole]
         case "rowwise_adagrad":
             heavy = config.optim.embedding.kind in ("adagrad", "adam", "partial_rowwise_adam")
             return ["optim.embedding.kind=rowwise_adagrad"] if heavy else []

@@ -7,6 +7,7 @@ import math
 from collections.abc import Collection
 
 from dist_mtl.config import Config, TableConfig
+from dist_mtl.config.sharding import SHARDINGS
 from dist_mtl.parallel.plan import CACHING, KERNELS, TORCHREC_NAMES, Fabric, kernels_of, shard_columns
 from dist_mtl.planning.memory import Rows, state_bytes
 
@@ -43,7 +44,7 @@ def spread(config: Config, world: int, local: int, cached: Collection[str] = (),
                 if mine > 0:
                     shards.append({"rank": rank, "offset": [first, 0], "size": [mine, columns]})
                     held[rank] += size(table, mine, columns)
-        kernel = "dense" if sharding == "data_parallel" else CACHING if name in cached else KERNELS[table.kernel]
+        kernel = "dense" if SHARDINGS[sharding].replicated else CACHING if name in cached else KERNELS[table.kernel]
         rows.append({"table": name, "sharding": TORCHREC_NAMES[sharding], "kernel": kernel, "shards": shards})
     return sorted(rows, key=lambda row: row["table"])
 
@@ -55,20 +56,17 @@ def _pieces(
     emptiest = sorted(range(world), key=lambda rank: held[rank])
     nodes = [list(range(first, min(first + local, world))) for first in range(0, world, local)]
     by_room = sorted(nodes, key=lambda ranks: max(held[rank] for rank in ranks))
-    match sharding:
-        case "data_parallel":
-            return []
-        case "table_wise":
-            return [(table.rows, table.dim, emptiest[:1])]
-        case "column_wise":
-            return [(table.rows, width, [emptiest[n % world]]) for n, width in enumerate(_widths(table, device))]
-        case "table_row_wise":
-            return [(math.ceil(table.rows / local), table.dim, by_room[0])]
-        case "grid":
-            widths = enumerate(_widths(table, device))
+    traits = SHARDINGS[sharding]
+    if traits.replicated:
+        return []
+    widths = enumerate(_widths(table, device) if traits.splits_columns else [table.dim])
+    match traits.rows:
+        case "whole":
+            return [(table.rows, width, [emptiest[n % world]]) for n, width in widths]
+        case "node":
             return [(math.ceil(table.rows / local), width, by_room[n % len(nodes)]) for n, width in widths]
-        case _:
-            return [(math.ceil(table.rows / world), table.dim, list(range(world)))]
+        case "world":
+            return [(math.ceil(table.rows / world), width, list(range(world))) for _, width in widths]
 
 
 def _widths(table: TableConfig, device: str) -> list[int]:

@@ -7,13 +7,15 @@ share of the lookups. Reading the data is not a part of it: `launch/bench.py --l
 from dataclasses import dataclass
 
 from dist_mtl.config import Config
+from dist_mtl.config.sharding import SHARDINGS
 from dist_mtl.parallel.plan import CACHING
 from dist_mtl.planning.memory import ID_BYTES, LENGTH_BYTES, ON_HOST, Rows, state_bytes
 from dist_mtl.planning.profile import GB, Cluster
 from dist_mtl.planning.workload import STATE_NUMBERS, Workload
 
 COMMUNICATION_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
-BY_NODE = ("table_row_wise", "grid_shard")  # their partial sums meet within a node first
+# TorchRec's names of those whose partial sums meet within a node first.
+BY_NODE = tuple(traits.torchrec for traits in SHARDINGS.values() if traits.rows == "node")
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,14 @@ import json
 import os
 import resource
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from torchrec.distributed.types import ShardingType
 
 from dist_mtl.config import plan_file
 from dist_mtl.config.file import parse
+from dist_mtl.config.sharding import SHARDINGS, Sharding
 from dist_mtl.errors import ConfigError
 from dist_mtl.parallel import plan
 from dist_mtl.parallel.plan import CACHING, Fabric
@@ -252,3 +255,8 @@ def test_a_plan_that_the_configuration_names_is_taken_as_it_is(tmp_path: Path) -
     assert [row["sharding"] for row in outlook(config(tables, named), cluster()).plan][0] == "table_wise"
     with pytest.raises(ConfigError, match="world is 4 there and 8 here"):
         outlook(config(tables, named), cluster(2))
+
+
+def test_every_sharding_has_its_traits_under_a_name_of_torchrec() -> None:
+    assert list(SHARDINGS) == list(get_args(Sharding))
+    assert {traits.torchrec for traits in SHARDINGS.values()} <= {kind.value for kind in ShardingType}

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from dist_mtl.config import BagFeature, BucketFeature, Config, CrossFeature, IdFeature
+from dist_mtl.config import Config
 from dist_mtl.data.column_class import TrainedOn, columns_of, same_class
+from dist_mtl.data.features.encode import column_of
 from dist_mtl.errors import DataError
 
 
@@ -34,12 +35,5 @@ def check_same_ids(config: Config, trained_on: TrainedOn, schema: pa.Schema, sou
 
 def _id_columns(config: Config) -> Iterator[str]:
     """The columns that features read as ids."""
-    for name, feature in config.features.items():
-        columns = config.columns_of(name)
-        match feature:
-            case IdFeature() | BagFeature():
-                yield columns[0]
-            case CrossFeature():
-                for part, column in zip(feature.of, columns, strict=True):
-                    if not isinstance(config.features.get(part), BucketFeature):
-                        yield column
+    for name in config.features:
+        yield from column_of(name, config).id_columns()
