@@ -133,6 +133,30 @@ def test_append_lets_go_of_what_was_listed_twice(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("hard", [False, True])
+def test_a_manifest_from_before_that_names_a_file_twice_is_refused(tmp_path: Path, hard: bool) -> None:
+    """Two files of the same rows are fine, one file by two names is not."""
+    folder = put(tmp_path / "logs", "1.parquet", "2.parquet")
+    made = manifest.build(folder)
+    manifest.check_files(folder, made, made.files, full=False)
+    (folder / "2.parquet").unlink()
+    if hard:
+        (folder / "2.parquet").hardlink_to(folder / "1.parquet")
+    else:
+        (folder / "2.parquet").symlink_to("1.parquet")
+    with pytest.raises(DataError, match="2.parquet: is one file with 1.parquet, so its rows would count twice; list"):
+        manifest.check_files(folder, made, made.files[:1], full=False)
+
+
+@pytest.mark.parametrize("name", ["", "x.parquet", "gone"])
+def test_a_folder_that_is_none(tmp_path: Path, name: str) -> None:
+    with (
+        chdir(put(tmp_path, "x.parquet")),
+        pytest.raises(DataError, match="name is empty|is no folder|is no such folder"),
+    ):
+        list_folder(name)
+
+
 @pytest.mark.parametrize("name", ["x.parquet", "day=3"])
 def test_a_link_out_that_is_named_as_data_is_refused(tmp_path: Path, name: str) -> None:
     """Passed over, its rows would be missed."""

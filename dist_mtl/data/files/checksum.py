@@ -24,7 +24,7 @@ from dist_mtl.errors import DataError
 
 MAGIC, ENCRYPTED_MAGIC = b"PAR1", b"PARE"  # PARE: the footer is encrypted, too
 SIGNATURE = 28  # bytes behind a footer in the clear, in a file with encrypted columns: nonce and tag
-MAX_FOOTER = 1 << 25  # bytes; Arrow takes up to 227 bytes of memory for each (measured), a real file's footer 5 to 10
+MAX_FOOTER = 1 << 26  # bytes; Arrow takes 8 bytes of memory for each of a real file (measured), and up to 227
 TAIL = 8  # bytes behind the footer: its length, then the magic
 FIRST_READ = 1 << 16  # bytes from the end of a file; most footers are shorter, so that one read finds them
 PIECE = 8 << 20  # bytes hashed at once

@@ -9,6 +9,7 @@ import os
 import re
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -91,6 +92,14 @@ class Folder:
         old = name.removeprefix("_")
         return old if not self.exists(name) and self.exists(old) else name
 
+    def identity(self, path: str) -> tuple[int | str, ...]:
+        """What two names of one file have in common; in a store, where each name is a file of its own, the name."""
+        if self.is_local:
+            with suppress(OSError):
+                about = os.stat(f"{self._home[1]}/{path}")
+                return about.st_dev, about.st_ino
+        return (path,)
+
     def contents(self) -> Contents:
         """What there is to list. Raises DataError: it cannot be reached, or a link is named as data and leads out."""
         filesystem, root = self._home
@@ -125,8 +134,9 @@ class Folder:
     def _home(self) -> tuple[pafs.FileSystem, str]:
         """The filesystem, and the folder's path in it."""
         if self.place.is_local:
-            if UNREADABLE.search(self.place.url):
-                raise DataError(f"{printable(self.place.url)}: the name is no UTF-8, or holds a NUL; rename the folder")
+            if not self.place.url or UNREADABLE.search(self.place.url):
+                name = printable(self.place.url)
+                raise DataError(f"{name}: the name is empty, no UTF-8, or holds a NUL; name another folder")
             path = self.place.url.rstrip("/") or "/"
             return pafs.LocalFileSystem(), path if path.startswith("/") else f"./{path}"  # pyarrow takes a:b for a URI
         filesystem, root = self._reached(lambda: _filesystem(self.place.url))
@@ -137,6 +147,8 @@ class Folder:
             return action()
         except FileNotFoundError:
             raise DataError(f"{self}: there is no such folder; correct data.train, data.test or the argument") from None
+        except NotADirectoryError:
+            raise DataError(f"{self}: is no folder; name the folder that it lies in") from None
         except UnicodeEncodeError as error:
             raise DataError(f"{self}: {printable(error.object)}: the name is no UTF-8; rename it") from None
         except (OSError, pa.ArrowException) as error:

@@ -35,6 +35,7 @@ VERSION = 1
 MAX_BYTES = 1 << 30  # of a manifest: some million files
 MAX_SHOWN = 300  # characters of a name that is refused
 MAX_ROWS = 1 << 40  # of a dataset; beyond 2**63 numbers of rows would wrap, and no one has so many
+AGAIN = "list the folder again, which lists each file once"
 THREADS = 8  # files looked at side by side: hashing lets go of the interpreter, and a store far away takes its time
 AnyFolder = str | Path | Folder
 
@@ -301,7 +302,15 @@ def checked_footer(folder: Folder, file: DataFile, stream: pa.NativeFile) -> Foo
 
 
 def check_files(folder: AnyFolder, manifest: Manifest, files: Sequence[DataFile], full: bool) -> None:
-    """Check several files side by side, see `check_file`. Raises DataError naming the first bad one, in their order."""
+    """Check several files side by side, see `check_file`. Raises DataError naming the first bad one, in their order.
+
+    DataError, too, where the manifest names one file twice, by a link: manifests from before listed what links lead to.
+    """
+    folder, first = Folder.of(folder), {}
+    contents = Counter(file.sha256 for file in manifest.files)
+    for path in (file.path for file in manifest.files if contents[file.sha256] > 1):
+        if (same := first.setdefault(folder.identity(path), path)) != path:
+            raise DataError(f"{folder.at(path)}: is one file with {same}, so its rows would count twice; {AGAIN}")
     with ThreadPoolExecutor(THREADS) as pool:
         for _ in pool.map(lambda file: check_file(folder, manifest, file, full), files):
             pass
