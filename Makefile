@@ -24,7 +24,7 @@ PIP_INSTALL := $(BIN)/python -m pip --disable-pip-version-check install -qq --no
 OTHER_STACK := $(if $(wildcard $(STAMP)),$(if $(filter $(STACK),$(shell cat $(STAMP))),,stack-changed))
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test faults endurance commit-cost slurm-test exactly-once config-fuzz shuffle-quality read-memory corruption plan-memory gpu-check guard-cost check doctor metric-figures method-costs dynamic-figures dynamic-cost venv clean stack-changed
+.PHONY: help quickstart test faults endurance commit-cost slurm-test first-run exactly-once config-fuzz shuffle-quality read-memory corruption plan-memory gpu-check guard-cost check doctor metric-figures method-costs dynamic-figures dynamic-cost venv clean stack-changed
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s%s\n", $$1, $$2 }' Makefile
@@ -51,6 +51,9 @@ dynamic-cost: $(STAMP) ## what 26 dynamic tables add to a training step, on 1 an
 
 corruption: $(STAMP) ## one-bit flips in files of three codecs, what becomes of them and what looking costs; about 5 minutes
 	@OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python tests/campaign/corruption.py $(ARGS)
+
+first-run: $(STAMP) ## the suggested configuration of every log at hand, trained as it is: docs/quality.md; an hour with ARGS=--hand
+	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.campaign.first_run $(ARGS)
 
 exactly-once: $(STAMP) ## 2,000 cases of every order: each row once an epoch, whatever the restarts; 1 to 5 minutes
 	@OMP_NUM_THREADS=1 EXACTLY_ONCE_CASES=2000 $(BIN)/python -m pytest -q -s tests/property/test_exactly_once.py $(ARGS)

@@ -33,7 +33,7 @@ def recipe(rows: int, has_validation: bool) -> Recipe:
     small, large = rows < 20_000, rows >= 200_000
     return Recipe(
         batch=batch,
-        epochs=20 if has_validation else 3,
+        epochs=10 if has_validation else 3,
         evaluations=2 if large else 1,
         patience=3,
         hidden=(64, 32) if not large else (128, 64),

@@ -21,6 +21,7 @@ TAIL = 10  # standard deviations from the mean to the farthest number: a normal 
 HUGE = 1e300  # squares beyond it come near the end of float64
 # Columns of sample logs, of which the first three are always there, that no log would have (`data/sample/`).
 PLANTED = ("true_ctr", "true_cvr", "true_ctcvr", "rho", "conversion_seen")
+FEWEST = 10  # validation rows of a label's rarer value: an AUC of fewer is noise, which would choose the commit
 APART = 0.1  # share of a label's positives that break the funnel, from which on it is none
 
 
@@ -298,12 +299,12 @@ def _settings(
 
 
 def _metrics(d: Description, labels: tuple[str, ...], funnel: bool) -> str:
-    """What the best commit is chosen by: the labels that have both values among the validation rows."""
+    """What the best commit is chosen by: the labels of which the validation rows say something, at least one."""
     counts = d.beside["validation"].counts
-    found = []
+    rarer: dict[str, int] = {}
     for place, label in enumerate(labels):
         positives = counts.labels[d.outcomes.labels.index(label)].positives
         task = ("ctr", "ctcvr")[place] if funnel and len(labels) == 2 else label
-        if 0 < positives < counts.rows:
-            found.append(f"{quoted(f'{task}.auc')} = 1.0")
-    return ", ".join(found)
+        rarer[task] = min(positives, counts.rows - positives)
+    enough = [task for task, count in rarer.items() if count >= FEWEST] or [max(rarer, key=lambda task: rarer[task])]
+    return ", ".join(f"{quoted(f'{task}.auc')} = 1.0" for task in enough if rarer[task])

@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "first_run")
     options = parser.parse_args()
     known = logs(options.out / "csv")
-    print("| log | train rows | suggested | trees | best of the grid | first PCOC |\n|---|---|---|---|---|---|", flush=True)
+    print("| log | train rows | suggested | trees | best of the grid | first PCOC |\n|---|---|---|---|---|---|")
     broken = [name for name in options.logs or known if not told(name, known[name], options.out, options.hand)]
     sys.exit(f"short of what is promised: {', '.join(broken)}" if broken else 0)
 
@@ -74,7 +74,8 @@ def told(name: str, log: Log, out: Path, hand: bool) -> bool:
     best = max(found, key=lambda told: sum(found[told].auc), default=None)
     rows = sum(pq.read_metadata(path).num_rows for path in Path(config.data.train).glob("*.parquet"))
     beside = "" if best is None else f"{shown(found[best].auc)} ({best})"
-    print(f"| {name} | {rows:,} | {shown(suggested.auc)} | {shown(trees)} | {beside} | {suggested.pcoc:.2f} |", flush=True)
+    cells = (name, f"{rows:,}", shown(suggested.auc), shown(trees), beside, f"{suggested.pcoc:.2f}")
+    print(f"| {' | '.join(cells)} |", flush=True)
     near = best is None or sum(suggested.auc) / 2 >= sum(found[best].auc) / 2 - BEHIND
     return near and PCOC[0] <= suggested.pcoc <= PCOC[1]
 
