@@ -104,6 +104,12 @@ def run(main: Callable[[], int | None], world_of: Callable[[], World] = World.fr
             reason = str(error).strip().splitlines()[0]
             where = ", ".join(getattr(error, "__notes__", ["at the start"]))
             _tell(f"another rank has stopped or does not answer {where}, so this one ends too ({reason})", world)
+        elif (package := _unimportable(error)) is not None:
+            why = f"{package} cannot be imported: {type(error).__name__}: {error}"
+            cure = (
+                "`python -m dist_mtl doctor` looks at the installation; a variable of the environment may be the cause"
+            )
+            _tell(f"{why}. {cure}", world)
         else:
             traceback.print_exc()
     sys.stdout.flush()
@@ -120,6 +126,15 @@ def _preempted(_number: int, _frame: object) -> NoReturn:
 def _tell(message: str, world: World | None, kind: str = "error") -> None:
     who = f"[rank {world.rank}] " if world is not None and world.size > 1 else ""
     print("\n".join(f"{kind}: {who}{line}" for line in message.splitlines()), file=sys.stderr)
+
+
+def _unimportable(error: Exception) -> str | None:
+    """The package whose import failed, if it is not ours: torch reads dozens of variables, and some end its import."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        package = frame.f_globals.get("__name__", "").partition(".")[0]
+        if frame.f_code.co_name == "<module>" and package not in ("dist_mtl", "__main__"):
+            return package
+    return None
 
 
 def _lost_a_peer(error: Exception) -> bool:

@@ -272,9 +272,14 @@ def _lower_debug_level(world: World) -> None:
 def _keep_to_this_node(world: World) -> None:
     """Ranks of one node talk over its loopback, unless told otherwise: what they tell each other, pickles among it, is
     within nobody else's reach. (gloo takes the interface that the host's name stands for.)
+
+    Raises ConfigError where the interface that the environment names is none of this machine's.
     """
+    here, asked = {name for _, name in socket.if_nameindex()}, os.environ.get(INTERFACE)
+    if asked is not None and not here.issuperset(asked.split(",")):
+        raise ConfigError(f"{INTERFACE}={asked!r}: this machine has {', '.join(sorted(here))}; set one, or unset it")
     if world.size == world.local_size:
-        for name in {name for _, name in socket.if_nameindex()} & {"lo", "lo0"}:
+        for name in here & {"lo", "lo0"}:
             os.environ.setdefault(INTERFACE, name)
 
 

@@ -6,6 +6,7 @@ Written for Python 3.9, as the doctor is, which looks at the same variables.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from dist_mtl.errors import ConfigError
 RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
 AGENT = ("GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_NAME", "ROLE_RANK", "ROLE_WORLD_SIZE")  # and TORCHELASTIC_...
+THREADS = "OMP_NUM_THREADS"
 DEBUG, DEBUG_LEVELS = "TORCH_DISTRIBUTED_DEBUG", ("OFF", "INFO", "DETAIL")  # torch ends its import on another value
 MOST_RANKS, MOST_RESTARTS, LAST_PORT = 100_000, 10**9, 65_535
 
@@ -50,17 +52,12 @@ class World:
     @classmethod
     def from_env(cls) -> World:
         """The world that the launcher describes; a world of one where there is none. Raises ConfigError as `of`."""
+        _check_torch(os.environ)
         return cls.of(os.environ)
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> World:
         """The world of an environment. ConfigError: a variable is missing or invalid, and which one."""
-        level = environment.get(DEBUG, "OFF")
-        if level not in DEBUG_LEVELS:
-            levels = ", ".join(DEBUG_LEVELS)
-            raise ConfigError(
-                f"{DEBUG}={level!r}: torch does not start with it; set one of {levels}, or: unset {DEBUG}"
-            )
         if not any(name in environment for name in RANKS):
             return cls()
         _number(environment, "RANK", 0, MOST_RANKS - 1)  # whatever the size is, which may be missing
@@ -86,6 +83,16 @@ class World:
     @property
     def is_first(self) -> bool:
         return self.rank == 0
+
+
+def _check_torch(environment: Mapping[str, str]) -> None:
+    """Raise ConfigError for what ends the import of torch, or what OpenMP passes over with other threads."""
+    level, threads = environment.get(DEBUG, "OFF"), environment.get(THREADS, "1")
+    if level not in DEBUG_LEVELS:
+        levels = ", ".join(DEBUG_LEVELS)
+        raise ConfigError(f"{DEBUG}={level!r}: torch does not start with it; set one of {levels}, or unset it")
+    if not all(re.fullmatch(r"\s*0*[1-9][0-9]{0,4}\s*", part, re.ASCII) for part in threads.split(",")):
+        raise ConfigError(f"{THREADS}={threads!r}: a whole number from 1 on is needed; set one, or unset {THREADS}")
 
 
 def launcher_variables(environment: Mapping[str, str]) -> dict[str, str]:
