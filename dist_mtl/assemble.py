@@ -1,6 +1,7 @@
 """A configuration's parts on this rank: its datasets, its model."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 
@@ -16,6 +17,7 @@ from dist_mtl.parallel.dynamic import DynamicIds
 from dist_mtl.parallel.runtime import Runtime
 from dist_mtl.parallel.shard import Schedule, ShardedModel, shard
 from dist_mtl.parallel.world import World
+from dist_mtl.room import check_model
 
 
 def check_world(config: Config) -> None:
@@ -77,12 +79,16 @@ def base_rates(config: Config, dataset: Dataset, rt: Runtime) -> list[float]:
     return rates_of(rt.all_reduce(torch.from_numpy(counts).to(rt.device)).cpu().numpy())
 
 
-def build(config: Config, rt: Runtime, steps: int) -> ShardedModel:
-    """The model of a configuration for a run of `steps` steps, sharded, with initial weights that ignore the ranks."""
-    return _build(config, config.optim, steps, rt, scoring=False)
+def build(config: Config, rt: Runtime, steps: int, commit: Path | None = None) -> ShardedModel:
+    """The model of a configuration for a run of `steps` steps, sharded, with initial weights that ignore the ranks.
+
+    `commit`: whose configuration it is; see `room`. Raises ConfigError, or CheckpointError for a commit's, on every
+    rank before anything is allocated: the model cannot fit here, or is not the one that the commit's files hold.
+    """
+    return _build(config, config.optim, steps, rt, commit, scoring=False)
 
 
-def build_for_scoring(config: Config, rt: Runtime) -> ShardedModel:
+def build_for_scoring(config: Config, rt: Runtime, commit: Path | None = None) -> ShardedModel:
     """The model without optimizer states and without the parts that only a loss needs.
 
     One trained on CUDA with the Adam family can so be scored on a CPU, on any number of ranks: what says where rows are
@@ -97,10 +103,13 @@ def build_for_scoring(config: Config, rt: Runtime) -> ShardedModel:
         free = {"kernel": "auto", "cache_share": None}
         tables = {name: table.model_copy(update=free) for name, table in tables.items()}
     config = config.model_copy(update={"sharding": placed, "tables": tables})
-    return _build(config, OptimConfig(embedding=EmbeddingOptim(kind="sgd")), 1, rt, scoring=True)
+    return _build(config, OptimConfig(embedding=EmbeddingOptim(kind="sgd")), 1, rt, commit, scoring=True)
 
 
-def _build(config: Config, optim: OptimConfig, steps: int, rt: Runtime, scoring: bool) -> ShardedModel:
+def _build(
+    config: Config, optim: OptimConfig, steps: int, rt: Runtime, commit: Path | None, scoring: bool
+) -> ShardedModel:
+    check_model(config, optim, scoring, rt, commit)
     if config.train.compile and not scoring:
         rt.all_ranks(lambda: check_compiler(rt.device))
     model = MultiTaskModel(config, torch.device("meta"), scoring)

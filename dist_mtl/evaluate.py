@@ -223,7 +223,7 @@ def evaluate_run(
             raise ConfigError(f"{trained.folder}: its configuration has no data.test; name a dataset with --data")
         check_world(trained.config)
         test = open_test(folder, trained.config, rt, trained.on)
-        model = build_for_scoring(trained.config, rt)
+        model = build_for_scoring(trained.config, rt, trained.folder)
         store.load(model, trained.folder, rt, weights_only=True)
         evaluation = evaluate(model, test, trained.config, rt, trained.adjustment)
         commit = rt.all_ranks(lambda: commits.read(trained.folder))

@@ -86,7 +86,7 @@ def predict(trained: Trained, run_dir: str, data: str, out: Path, keep: Sequence
     staged = out.parent / f".staged-{out.name}"
     rt.from_first(lambda: _refuse_existing(out, staged))
     dataset = _open(data, trained, keep, rt)
-    model = build_for_scoring(config, rt)
+    model = build_for_scoring(config, rt, trained.folder)
     store.load(model, trained.folder, rt, weights_only=True)
     about = rt.from_first(lambda: _about(trained, run_dir, data, dataset, rt.size))
     with ExitStack() as ending:

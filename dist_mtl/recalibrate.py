@@ -48,7 +48,7 @@ def recalibrate_run(
         check_world(config)
         dataset = open_to_score(data, config, rt, trained_on=trained.on)
         warnings = rt.from_first(lambda: _check_rows(trained, run_dir, dataset))
-        model = build_for_scoring(config, rt)
+        model = build_for_scoring(config, rt, trained.folder)
         store.load(model, trained.folder, rt, weights_only=True)
         plain = Adjustment(config.data.kept)
         bins = dict(zip(config.tasks, _bins(model, dataset, config, rt, plain), strict=True))

@@ -132,7 +132,7 @@ class MetricsConfig(Section):
         50  # values a column, by rows; the others are one slice, `other`
     )
     groups: tuple[str, ...] = ()  # GAUC, NDCG and MRR within the rows of one value: a user, a search
-    ndcg_at: Annotated[tuple[Positive, ...], Field(min_length=1)] = (5, 10)
+    ndcg_at: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=64)] = (5, 10)
 
 
 class SelectConfig(Section):

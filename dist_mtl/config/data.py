@@ -71,7 +71,7 @@ class DataConfig(Section):
     validation: PathText | None = (
         None  # evaluated on the way, for `select`; none: data.test, whose metrics are then optimistic
     )
-    labels: Annotated[tuple[str, ...], Field(min_length=1)] = ("click", "conversion")
+    labels: Annotated[tuple[str, ...], Field(min_length=1, max_length=256)] = ("click", "conversion")
     funnel: bool = True
     weight: str | None = None  # column with a weight per row, 0 or 2**-20 to 2**10; none: every row weighs 1
     violations: Literal["reject", "drop"] = "reject"

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dist_mtl.config.section import Positive, Section, Share, Widths
+from dist_mtl.config.section import Count, Depth, Positive, Section, Share, Width, Widths
 
 
 class NoInteraction(Section):
@@ -15,7 +15,7 @@ class DotInteraction(Section):
     """DLRM: pairwise dot products of the embeddings and of a bottom MLP's output (arXiv 1906.00091)."""
 
     kind: Literal["dot"]
-    bottom: tuple[Positive, ...] | None = (
+    bottom: Annotated[tuple[Width, ...], Field(max_length=64)] | None = (
         None  # hidden widths of the MLP over dense features; none: (64,); its last is dim
     )
 
@@ -24,8 +24,8 @@ class CrossInteraction(Section):
     """DCN-v2 cross layers (arXiv 2008.13535); `rank` none: full matrices, else low-rank U V."""
 
     kind: Literal["dcn"]
-    layers: Positive = 2
-    rank: Positive | None = None
+    layers: Depth = 2
+    rank: Width | None = None
 
 
 class SingleTask(Section):
@@ -46,7 +46,7 @@ class OMoE(Section):
     """Mixture of experts with one gate: every task sees the same mixture (the KDD 2018 paper's baseline of MMoE)."""
 
     kind: Literal["omoe"]
-    experts: Positive = 4
+    experts: Count = 4
     hidden: Widths = (256, 128)
 
 
@@ -54,7 +54,7 @@ class MMoE(Section):
     """Multi-gate mixture of experts (KDD 2018): every task mixes the same experts by a gate of its own."""
 
     kind: Literal["mmoe"]
-    experts: Positive = 4
+    experts: Count = 4
     hidden: Widths = (256, 128)
 
 
@@ -65,9 +65,9 @@ class PLE(Section):
     """
 
     kind: Literal["ple"]
-    levels: Positive = 2  # 1 is the paper's CGC
-    task_experts: Positive = 1  # of each task, at each level
-    shared_experts: Positive = 2  # at each level
+    levels: Depth = 2  # 1 is the paper's CGC
+    task_experts: Count = 1  # of each task, at each level
+    shared_experts: Count = 2  # at each level
     hidden: Widths = (256, 128)  # of every expert, at each level
 
 

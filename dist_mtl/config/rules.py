@@ -79,6 +79,28 @@ def _model(config: "Config") -> Iterator[str]:
         yield f"model.interaction: dot products need one dim for all tables; they have {sorted(dims)}"
 
 
+MOST_LAYERS = 10_000  # each is products of its own at every step: so many take a second, and as long to lay out
+
+
+def _layers(config: "Config") -> Iterator[str]:
+    spec, tasks = config.model.backbone, len(config.data.labels)
+    match spec.kind:
+        case "ple":
+            stacks = spec.levels * (tasks * spec.task_experts + spec.shared_experts)
+        case "mmoe" | "omoe":
+            stacks = spec.experts
+        case "shared_bottom":
+            stacks = 1
+        case _:
+            stacks = tasks
+    layers = stacks * len(spec.hidden) + tasks * len(config.model.tower)
+    if layers > MOST_LAYERS:
+        yield (
+            f"model.backbone: {layers:,} layers in {stacks:,} networks and {tasks} towers, of which there may be "
+            f"{MOST_LAYERS:,}; use fewer experts, levels or layers"
+        )
+
+
 def _head(config: "Config") -> Iterator[str]:
     data, model = config.data, config.model
     if not data.funnel and model.head != "independent":
@@ -252,4 +274,4 @@ def readings(config: "Config") -> list[str]:
     return names + [f"{t}.{column}.{m}" for t in config.tasks for column in config.metrics.groups for m in within]
 
 
-RULES = (*TABLE_RULES, _travel, _data, _model, _head, _alignment, _beside, _sizes, _stream, _evaluation)
+RULES = (*TABLE_RULES, _travel, _data, _model, _layers, _head, _alignment, _beside, _sizes, _stream, _evaluation)

@@ -13,7 +13,11 @@ Population = Annotated[int, Field(gt=0, le=2**31)]  # of the sample logs, which 
 Dim = Annotated[int, Field(gt=0, le=2**16, multiple_of=4)]  # a multiple of 4: FBGEMM's vector width
 Seconds = Annotated[int, Field(gt=0, le=10**6)]  # 11 days; a C++ duration overflows beyond 292 years
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]  # int64
-Widths = Annotated[tuple[Positive, ...], Field(min_length=1)]
+# Of a network: what a line of a configuration can ask for must not take the memory before anyone looks at its sizes.
+Width = Annotated[int, Field(gt=0, le=2**16)]  # units of a layer; two such layers have 17 GB between them
+Depth = Annotated[int, Field(gt=0, le=64)]  # layers or levels on top of each other
+Count = Annotated[int, Field(gt=0, le=1024)]  # experts side by side
+Widths = Annotated[tuple[Width, ...], Field(min_length=1, max_length=64)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 

@@ -121,7 +121,8 @@ class Level(nn.Module):
 
 def reach(counts: list[int]) -> Tensor:
     """(groups, experts) bool: which experts each gate mixes; experts in the order of their groups, shared ones last."""
-    owner_E = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
-    group_G1 = torch.arange(len(counts))[:, None]
+    numbers = torch.arange(len(counts), device="cpu")  # also where a model is laid out on the meta device
+    owner_E = torch.repeat_interleave(numbers, torch.tensor(counts, device="cpu"))
+    group_G1 = numbers[:, None]
     shared = len(counts) - 1
     return (group_G1 == owner_E) | (owner_E == shared) | (group_G1 == shared)

@@ -17,6 +17,7 @@ from dist_mtl.data.sample.synthetic import write_logs
 from dist_mtl.data.sample.wide import BenchmarkLogs
 from dist_mtl.planning.outlook import Outlook, outlook
 from dist_mtl.planning.profile import GB, Cluster, Profile, load_profile
+from dist_mtl.room import free_host_bytes
 from dist_mtl.scale.points import Point, Series
 from dist_mtl.scale.scale_file import Logs, Scale
 
@@ -98,9 +99,5 @@ def _fit_together(points: Sequence[Point], profile: Profile) -> bool:
     """Whether all of them can be in memory at once: the host's, or that of each GPU, which is every point's."""
     if profile.device == "cuda":
         return sum(STATES * one.weight_bytes / one.ranks + PROCESS for one in points) <= SHARE * GB * profile.hbm_gb
-    return sum(STATES * one.weight_bytes + PROCESS * one.ranks for one in points) <= SHARE * _free()
-
-
-def _free() -> int:
-    with open("/proc/meminfo") as lines:
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    free = free_host_bytes()
+    return free is None or sum(STATES * one.weight_bytes + PROCESS * one.ranks for one in points) <= SHARE * free

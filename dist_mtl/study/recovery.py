@@ -50,7 +50,7 @@ def recover_run(run_dir: str, truth: str, data: str | None = None, which: str = 
             raise ConfigError(f"{trained.folder}: its configuration has no data.test; name a dataset with --data")
         dataset = open_to_score(folder, config, rt, [truth], trained_on=trained.on)
         rt.all_ranks(lambda: _check_number(dataset, truth))
-        model = build(config, rt, steps=1)  # to train: scoring has no relatedness network
+        model = build(config, rt, 1, trained.folder)  # to train: scoring has no relatedness network
         store.load(model, trained.folder, rt, weights_only=True)
         found, truths = [], []
         for batch in batches(dataset, rt):

@@ -217,6 +217,7 @@ WRITERS = {
     "checkpoint.disk": "check_outputs: the run's",
     "checkpoint.format": "check_outputs: recalibration.json of a checkpoint",
     "checkpoint.staging": "check_outputs: the run's",
+    "checkpoint.store": "the folder of a commit outside of a run",
     "compare.cache": "check_outputs: RUN/predictions, in scoring.find",
     "config.plan_file": "a file that the user names, of no run",
     "data.convert.aliccp": "Conversion: in its scratch",

@@ -21,6 +21,7 @@ ORDER = [
     ["parallel"],
     ["planning"],
     ["metrics", "checkpoint"],
+    ["room"],
     ["assemble"],
     ["scoring"],
     ["loaded_model"],
