@@ -27,6 +27,7 @@ from dist_mtl.describe.suggestion import save, suggestion
 from dist_mtl.errors import ConfigError, DataError
 from dist_mtl.hints import plural
 from dist_mtl.terminal.console import Words, progress_bars
+from dist_mtl.terminal.printable import printable
 
 
 def convert(arguments: argparse.Namespace) -> None:
@@ -257,7 +258,7 @@ def tell_all(out: str, made: dict[str, Manifest], tally: Tally | None = None) ->
     for name, listed in made.items():
         tell(Path(out) / name, listed)
     if tally is not None:
-        print("\n".join(tally.told()))
+        print("\n".join(map(printable, tally.told())))
 
 
 def tell(folder: str | Path, listed: Manifest) -> None:

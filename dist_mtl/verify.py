@@ -17,6 +17,7 @@ from dist_mtl.checkpoint.staging import complete
 from dist_mtl.data.hashing import key, mix
 from dist_mtl.errors import CheckpointError, DamagedCommitError
 from dist_mtl.outputs import check_outputs
+from dist_mtl.terminal.printable import printable
 
 ITEMS = 1 << 20  # numbers that are hashed at a time
 BITS = {1: torch.uint8, 2: torch.uint16, 4: torch.uint32, 8: torch.uint64}  # by bytes of a number
@@ -117,5 +118,5 @@ def tell(run_dir: str) -> int:
         if one.damage is None:
             print(f"step {one.step:,}  sound, {size}, weights {one.weights}, state {one.state}")
         else:
-            print(f"step {one.step:,}  DAMAGED, {size}: {one.damage}")
+            print(f"step {one.step:,}  DAMAGED, {size}: {printable(one.damage)}")
     return CheckpointError.exit_code if any(one.damage for one in verdicts) else 0

@@ -40,7 +40,7 @@ def main() -> None:
 
 def parser() -> Parser:
     """The command line."""
-    parser = Parser(description=__doc__.splitlines()[0])
+    parser = Parser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("data", help="folder or URL with a manifest; behind ? a range of partitions, day=FIRST..LAST")
     parser.add_argument("config", nargs="?", help="TOML file to compare with")
     add_overrides(parser, "e.g. --set=data.violations=drop")

@@ -9,7 +9,7 @@ from dist_mtl.hints import plural
 
 
 def main() -> None:
-    parser = Parser(description=__doc__.splitlines()[0])
+    parser = Parser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("run", help="the folder of a run, e.g. runs/quickstart")
     parser.add_argument("data", help="a dataset folder; its labels may be absent")
     parser.add_argument("out", help="a folder to make")

@@ -9,6 +9,7 @@ import argparse
 import sys
 
 from dist_mtl.cli import Parser, run
+from dist_mtl.terminal.printable import printable
 
 
 def main() -> None:
@@ -27,7 +28,7 @@ def main() -> None:
     done = recalibrate_run(arguments.run, arguments.data, arguments.method, arguments.commit, tasks)
     if World.from_env().is_first:
         for warning in done.warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+            print(f"warning: {printable(warning)}", file=sys.stderr)
         print_table(done.before, f"before, on {arguments.data}")
         print_table(done.after, f"after, on the rows that it was fitted to: {done.path}")
 

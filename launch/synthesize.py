@@ -35,7 +35,7 @@ def main() -> None:
 
 def parser() -> Parser:
     """The command line."""
-    parser = Parser(description=__doc__.splitlines()[0])
+    parser = Parser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("out", help="folder to make; OUT/train and OUT/test must not exist yet")
     parser.add_argument("--rows", type=count, default=1_000_000, help="train rows, e.g. 1e6 (default %(default)s)")
     parser.add_argument("--test-rows", type=count, default=200_000, help="test rows (default %(default)s)")

@@ -154,3 +154,10 @@ def test_what_crashes_torchs_process_group(name: str, tmp_path: Path) -> None:
     else:
         assert done.returncode == 0 and done.stdout == "met\n", done.stderr
         assert done.stderr.startswith("warning: TORCH_DISTRIBUTED_DEBUG=DETAIL crashes"), done.stderr
+
+
+@pytest.mark.parametrize("script", ["describe", "synthesize", "predict"])  # those that show a part of theirs
+def test_help_needs_no_docstrings(script: str) -> None:
+    """PYTHONOPTIMIZE=2 takes them away."""
+    done = ended(f"launch/{script}.py", "--help", PYTHONOPTIMIZE="2")
+    assert done.returncode == 0 and done.stdout.startswith("usage:"), done.stderr
