@@ -80,3 +80,13 @@ def test_no_footer_ends_the_process(tmp_path: Path) -> None:
     print(done.stdout)
     assert done.returncode == 0, f"{done.returncode}: {done.stderr[-1000:]}"
     assert all(word in done.stdout for word in ("encrypted", "refused", "read"))
+
+
+@pytest.mark.parametrize("rows", [b"\x03", b"\xfe" + b"\xff" * 7 + b"\x7f"])
+def test_rows_that_no_manifest_may_claim_are_refused_where_they_are_listed(tmp_path: Path, rows: bytes) -> None:
+    """2 rows are written as 0x04; 0x03 is -2, the other one 2**62."""
+    content = footers.written(pa.table({"a": [1, 2]}))
+    changed = footers.footer_of(content).replace(b"\x16\x04", b"\x16" + rows)
+    (tmp_path / "y.parquet").write_bytes(footers.with_footer(content, changed))
+    with pytest.raises(DataError, match="y.parquet claims a negative number of rows, or a huge one"):
+        list_folder(str(tmp_path))

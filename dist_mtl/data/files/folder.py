@@ -136,7 +136,7 @@ class Folder:
         if self.place.is_local:
             if not self.place.url or UNREADABLE.search(self.place.url):
                 name = printable(self.place.url)
-                raise DataError(f"{name}: the name is empty, no UTF-8, or holds a NUL; name another folder")
+                raise DataError(f"`{name}`: the name is empty, no UTF-8, or holds a NUL; name another folder")
             path = self.place.url.rstrip("/") or "/"
             return pafs.LocalFileSystem(), path if path.startswith("/") else f"./{path}"  # pyarrow takes a:b for a URI
         filesystem, root = self._reached(lambda: _filesystem(self.place.url))

@@ -165,6 +165,7 @@ def joined(folder: AnyFolder, parts: Sequence[Manifest], ceiling: dict[str, floa
                 f"{_difference(first.schema, part.schema)}"
             )
     files = [file for part in parts for file in part.files]
+    _check_entries(str(folder), files)
     types = _partitions(folder, files)
     if types:
         files.sort(key=lambda file: partition.place_in_order(file.partition, types))
@@ -234,8 +235,10 @@ def _check_entries(path: str, files: Sequence[DataFile]) -> None:
     for file in files:
         if fault := fault_of(file.path):
             raise DataError(f"{path}: path {file.path[:80]!r}: {fault}; correct it, or list the folder again")
-        if any(rows < 0 for rows in file.row_groups):
-            raise DataError(f"{path}: {file.path} claims a negative number of rows; list the folder again")
+        if any(not 0 <= rows <= MAX_ROWS for rows in file.row_groups):
+            raise DataError(
+                f"{path}: {file.path} claims a negative number of rows, or a huge one; list the folder again"
+            )
     if (claimed := sum(sum(file.row_groups) for file in files)) > MAX_ROWS:
         raise DataError(f"{path}: claims {claimed:,} rows, of which there can be {MAX_ROWS:,}; list the folder again")
     listed = Counter(str(PurePosixPath(file.path)) for file in files)
