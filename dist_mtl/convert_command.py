@@ -151,22 +151,24 @@ def convert_criteo(arguments: argparse.Namespace) -> None:
 def convert_csv(arguments: argparse.Namespace) -> None:
     """The `csv` verb: convert, then suggest a configuration to start from."""
     source, split = csv_of(arguments), split_of(arguments)
+    if arguments.suggest is not None and (source.unlabelled or not source.labels):
+        raise ConfigError("--suggest: rows without labels cannot be trained on; name --click and --conversion")
     if arguments.suggest is not None and os.path.lexists(arguments.suggest):  # before hours of work
         raise ConfigError(f"{arguments.suggest}: it is there already; choose with --suggest a file that is not")
-    with progress([*source.paths, *split.test_paths] * 2) as on_progress:
+    with progress([*source.paths, *split.test_paths] * 2) as on_progress:  # they are read twice
         made = tabular.convert(source, split, arguments.out, arguments.jobs, on_progress)
     train, refused = str(Path(arguments.out) / TRAIN), None
-    if made.labels and source.like is None:
+    if made.labels and (source.like is None or arguments.suggest is not None):
         try:
             following = suggest(train, arguments.suggest, arguments.jobs)
         except DataError as error:  # the datasets are there all the same
             following, refused = "no configuration was written", error
     else:
-        run = shlex.quote(source.like.name if source.like is not None and source.like.labels else "RUN")
-        following = f"next: python launch/predict.py {run} {shlex.quote(train)} SCORES"
+        run = source.like.name if source.like is not None and source.like.is_run else "RUN"
+        following = f"next: python launch/predict.py {shlex.quote(run)} {shlex.quote(train)} SCORES"
     tell_all(arguments.out, made.datasets, made.tally)
     for remark in made.remarks:
-        print(f"note: {remark}")
+        print(f"note: {printable(remark)}")
     print(following)
     if refused is not None:
         raise refused

@@ -37,7 +37,7 @@ def _like_run(name: str) -> Like:
             raise DataError(
                 f"{name}: its checkpoints do not say what its columns are, and {error}; name a dataset of its rows"
             ) from None
-    return Like(name, types, read | weight, config.data.labels, config.data.funnel, weight)
+    return Like(name, types, read | weight, config.data.labels, config.data.funnel, weight, is_run=True)
 
 
 def _schema(folder: str) -> pa.Schema:

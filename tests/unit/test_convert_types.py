@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from dist_mtl.cli import Parser
 from dist_mtl.convert_command import add_csv, convert_csv
+from dist_mtl.data.column_class import RawColumn
 from dist_mtl.data.convert import lines
+from dist_mtl.data.files.writer import write_dataset
 from dist_mtl.errors import ConfigError, DataError
 from tests.samples import rows_of
 
@@ -245,7 +247,7 @@ def test_null_tokens_that_are_numbers_are_no_values(tmp_path: Path) -> None:
 def test_the_types_of_a_bags_elements(tmp_path: Path) -> None:
     assert column(tmp_path, ["1|2", "", "3||4"], "--bag=x:|", "--type=x=int64").to_pylist() == [[1, 2], [], [3, 4]]
     (tmp_path / "b").mkdir()
-    with pytest.raises(DataError, match="line 3: column `x` holds '1.b', which is no int64"):
+    with pytest.raises(DataError, match="line 3: column `x` holds '1.b', which is no list of int64"):
         column(tmp_path / "b", ["1|2", "1|b"], "--bag=x:|", "--type=x=int64")
 
 
@@ -306,3 +308,102 @@ def test_a_byte_order_mark_and_line_ends_of_windows(tmp_path: Path) -> None:
 def test_labels_are_zero_or_one_however_they_are_written(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("x,c,v\n1,true,0.0\n2,1,1.0\n3,FALSE,0\n4, 1, True \n")
     assert run(tmp_path, "--click=c", "--conversion=v")["c"].to_pylist() == [1, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("texts", "says"),
+    [
+        (["?"] * 9 + ["7"], "1 of 10 values are numbers.*--null='\\?' reads it as missing"),
+        (["?", "n/a", "7", "8.5", "9", "?"], "--null='\\?' --null=n/a reads them"),
+        ([f"a{k}" for k in range(5)] + ["7"] * 6, "--null=TOKEN"),
+        (["x" * 300, *["7"] * 9], "--null=TOKEN"),
+        ([f"a{k}" for k in range(5)] + ["7"], None),
+    ],
+)
+def test_odd_tokens_are_said_with_the_options_that_remove_them(
+    texts: list[str], says: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert column(tmp_path, texts).to_pylist() == texts
+    said = capsys.readouterr().out
+    assert re.search(says, said) if says else "note:" not in said, said
+
+
+def test_rows_to_be_scored_need_no_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.csv").write_text("x,c,v\n1,0,0\n2,,\n")
+    assert run(tmp_path).column_names == ["x", "c", "v"]
+    said = capsys.readouterr().out
+    assert "no labels (--click, --conversion): the rows can be scored" in said and "predict.py RUN" in said
+    labels = ("--click=c", "--conversion=v")
+    assert run(tmp_path, *labels, "--unlabelled", name="b").column_names == ["x"]
+    with pytest.raises(DataError, match="line 3: label `c` is empty .1 of 2 rows.*--unlabelled"):
+        run(tmp_path, *labels, name="d")
+    with pytest.raises(ConfigError, match="the other label with --conversion"):
+        run(tmp_path, "--click=c", name="e")
+    with pytest.raises(ConfigError, match="rows without labels cannot be trained"):
+        run(tmp_path, "--suggest=x.toml", name="f")
+
+
+def test_a_delimiter_that_is_another_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("x;c;v\n1;0;0\n")
+    with pytest.raises(DataError, match="one column, `x;c;v`.*--delimiter=';'"):
+        run(tmp_path)
+
+
+# -------------------------------------------------------------------------------------------------------- a pattern
+LIKE = {
+    "int16": ("5", 5),
+    "uint64": (str(2**64 - 1), 2**64 - 1),
+    "halffloat": ("0.5", 0.5),
+    "float": ("0.25", 0.25),
+    "bool": ("1", True),
+    "large_string": ("a", "a"),
+    "binary": ("a", b"a"),
+    "fixed_size_binary[2]": ("ab", b"ab"),
+    "date64[ms]": ("2024-01-02", datetime.date(2024, 1, 2)),
+    "timestamp[ns]": ("2024-01-02 00:00:00.5", None),
+    "timestamp[us, tz=Europe/Berlin]": ("2024-01-02T00:00:00+01:00", None),
+    "time32[s]": ("10:00:00", datetime.time(10)),
+    "duration[us]": ("7", datetime.timedelta(microseconds=7)),
+    "decimal128(5, 1)": ("7.5", decimal.Decimal("7.5")),
+    "dictionary<values=string, indices=int32, ordered=0>": ("a", "a"),
+    "null": ("", None),
+}
+
+
+@pytest.mark.parametrize("kind", LIKE)
+def test_a_column_gets_the_type_of_the_pattern(kind: str, tmp_path: Path) -> None:
+    """Also where it has no value; and what does not fit is refused, whatever the type."""
+    text, value = LIKE[kind]
+    arrow = pa.dictionary(pa.int32(), pa.string()) if kind.startswith("dictionary") else RawColumn("", kind).arrow
+    pattern = pa.table({"x": pa.nulls(1, arrow), "c": pa.array([0], pa.int8()), "v": pa.array([0], pa.int8())})
+    write_dataset(tmp_path / "pattern", [pattern])
+    labels = ("--click=c", "--conversion=v", f"--like={tmp_path / 'pattern'}")
+    (tmp_path / "a.csv").write_text(f"v,x,c\n0,{text},1\n0,,0\n")
+    made = run(tmp_path, *labels)
+    assert made.column_names == ["x", "c", "v"]
+    stored = rows_of(tmp_path / "pattern")["x"].type  # Parquet has no date64, nor seconds
+    assert made["x"].type == (pa.string() if kind.startswith("dictionary") else stored)
+    assert value is None or made["x"].to_pylist() == [value, None]
+    (tmp_path / "a.csv").write_text("v,x,c\n0,,0\n")
+    assert run(tmp_path, *labels, name="nothing")["x"].null_count == 1
+    if pa.types.is_string(made["x"].type) or kind in ("large_string", "binary"):
+        return
+    (tmp_path / "a.csv").write_text("v,x,c\n0,,0\n0,no!,0\n")
+    with pytest.raises(DataError, match="line 3: column `x` holds 'no!', which is no .*1 of 2 rows"):
+        run(tmp_path, *labels, name="odd")
+
+
+def test_types_that_a_csv_cannot_hold_are_refused_by_name(tmp_path: Path) -> None:
+    for number, values in enumerate(([{"a": 1}], [[[1]]])):
+        write_dataset(tmp_path / f"p{number}", [pa.table({"x": values, "y": [1]})])
+        (tmp_path / "a.csv").write_text("x,y\n1,1\n")
+        with pytest.raises(DataError, match="`x` has a type in .*p. that a CSV cannot hold"):
+            run(tmp_path, f"--like={tmp_path / f'p{number}'}", name=f"o{number}")
+
+
+def test_numbers_written_otherwise_fit_a_pattern_only_on_demand(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "pattern", [pa.table({"x": [1]})])
+    (tmp_path / "a.csv").write_text("x\n12.0\n")
+    with pytest.raises(DataError, match="'12.0', which is no int64.*or read it as the number with --type x=int64"):
+        run(tmp_path, f"--like={tmp_path / 'pattern'}")
+    assert run(tmp_path, f"--like={tmp_path / 'pattern'}", "--type=x=int64")["x"].to_pylist() == [12]

@@ -140,6 +140,10 @@ def _names(path: str, source: Csv, remarks: list[str]) -> tuple[str, ...]:
             raise DataError(f"{path}, line 1: no header: {str(error).splitlines()[0]}") from None
     else:
         names = list(source.names)
+    if len(names) == 1 and (marks := [mark for mark in ";\t|," if mark in names[0]]):
+        raise DataError(
+            f"{path}: the header is one column, `{names[0]}`; say what separates columns, e.g. --delimiter={marks[0]!r}"
+        )
     if twice := sorted({name for name in names if name and names.count(name) > 1}):
         raise DataError(f"{path}: the header names {', '.join(twice)} more than once; give each column its own name")
     for place, name in enumerate(names):
@@ -198,9 +202,8 @@ def _like(
     ours += [name for name in labels if name not in ours]
     asked = [n for n in names if n not in ours and n not in dropped and n in (*source.ids, *source.types, *source.bags)]
     if extra := [name for name in names if name not in ours and name not in asked and name not in dropped]:
-        remarks.append(
-            f"{_listed(extra)}: left out, for {like.name} has no such column, or a nested one; --type or --id keeps one"
-        )
+        why = f"{like.name} has no such column, or one that a CSV cannot hold"
+        remarks.append(f"{_listed(extra)}: left out, for {why}; --type or --id keeps one")
     return (*ours, *asked)
 
 
@@ -226,8 +229,8 @@ def _target(source: Csv, name: str) -> Target:
         return source.target(kind, source.bags.get(name, ""), exact=False)
     if (kind := source.like.types[name]) is None:
         raise DataError(
-            f"`{name}` is nested in {source.like.name}, which a CSV cannot hold; write such rows as Parquet, "
-            f"and list them with `convert.py manifest`"
+            f"`{name}` has a type in {source.like.name} that a CSV cannot hold; write such rows as Parquet, and list "
+            f"them with `convert.py manifest`"
         )
     separator = source.bags.get(name, "")
     if pa.types.is_list(kind) and not separator:
@@ -238,7 +241,7 @@ def _target(source: Csv, name: str) -> Target:
     wish = pa.string() if name in source.ids else source.types.get(name, inner)
     if wish != inner:
         raise ConfigError(f"`{name}` is {inner} in {source.like.name}, not {wish}; remove the --type or --id")
-    return source.target(inner, separator)
+    return source.target(inner, separator, exact=name not in source.types)
 
 
 def _listed(names: Sequence[str]) -> str:

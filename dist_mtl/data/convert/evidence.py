@@ -34,7 +34,8 @@ NUMBERLIKE = f"{NUMBER}|{SPECIAL}|{PADDED}"
 SAFE_DIGITS = 15  # so many decimal digits always come back from a double
 LONGEST = 300  # digits: what has more is beyond every type
 LOOKED_AT = 500  # of the longer fractions of a block that are not the shortest text of their double
-MOSTLY = 0.5  # a text column of which so many values are numbers is told of
+MOSTLY = 0.5  # a text column of which so many values are numbers is spoken of
+ODD = 4  # texts that are no numbers, which are kept; fewer are all named
 SHOWN = 40  # characters of a value in a line
 
 
@@ -71,6 +72,7 @@ class Evidence:
 
     counts: Counter[Kind] = field(default_factory=Counter)
     firsts: dict[Kind, tuple[str, Place]] = field(default_factory=dict)
+    odd: tuple[str, ...] = ()  # distinct texts that are no numbers, ODD of them at most
 
     def note(self, kind: Kind, rows: np.ndarray, text: pa.Array, block: Block) -> None:
         """Count the rows (numbers within the block) of a kind."""
@@ -78,11 +80,12 @@ class Evidence:
             self.counts[kind] += len(rows)
             if kind not in self.firsts:
                 row = int(rows[0])
-                self.firsts[kind] = (text[row].as_py() or "", block.place(row))
+                self.firsts[kind] = ((text[row].as_py() or "")[:LONGEST], block.place(row))
 
     def add(self, other: "Evidence") -> None:
         """Take in what was seen of later rows."""
         self.counts += other.counts
+        self.odd = tuple(dict.fromkeys((*self.odd, *other.odd)))[:ODD]
         self.firsts = other.firsts | self.firsts
 
     def first(self, kind: Kind) -> str:
@@ -99,6 +102,11 @@ class Evidence:
 def shown(text: str) -> str:
     """A value as a line shows it: in quotes, not too long, nothing that moves a cursor."""
     return repr(text if len(text) <= SHOWN else f"{text[:SHOWN]}...")
+
+
+def as_null(token: str) -> str:
+    """The option that makes a text stand for nothing."""
+    return f"--null={shlex.quote(token.strip())}" if len(token) <= SHOWN and token.isprintable() else "--null=TOKEN"
 
 
 def see(evidence: Evidence, text: pa.Array, block: Block, tokens: tuple[str, ...] = NULLS) -> None:
@@ -164,6 +172,9 @@ def _see_each(evidence: Evidence, text: pa.Array, rows: np.ndarray, block: Block
         return
     words, places = coded.dictionary, places_of(coded)
     kinds = _kinds(words, tokens)
+    if len(evidence.odd) < ODD and (odd := np.flatnonzero(kinds == CODE[Kind.TEXT])[:ODD]).size:
+        texts = trimmed(words.take(pa.array(odd))).to_pylist()
+        evidence.odd = tuple(dict.fromkeys((*evidence.odd, *(word[:LONGEST] for word in texts))))[:ODD]
     for kind in np.unique(kinds):
         evidence.note(KINDS[kind], rows[(kinds == kind)[places]], text, block)
     far = (kinds == CODE[Kind.WHOLE]) & (pc.binary_length(words).to_numpy(zero_copy_only=False) > SAFE_DIGITS)
@@ -221,7 +232,7 @@ def remarks_of(name: str, evidence: Evidence, nulls: tuple[str, ...]) -> list[st
     if kind == pa.float64() and not n[Kind.FRACTION]:
         lines.append(
             f"`{name}`: numbers with a fraction, not whole ones: {rows_of(n[Kind.SPECIAL])} no number "
-            f"({evidence.first(Kind.SPECIAL)}); --null={shlex.quote(evidence.firsts[Kind.SPECIAL][0])} makes it missing"
+            f"({evidence.first(Kind.SPECIAL)}); {as_null(evidence.firsts[Kind.SPECIAL][0])} makes it missing"
         )
     if kind == pa.float64() and n[Kind.ROUNDED]:
         lines.append(rounded(name, evidence))
@@ -238,7 +249,7 @@ def kept_token(name: str, evidence: Evidence, nulls: tuple[str, ...]) -> list[st
         return []
     return [
         f"`{name}`: {rows_of(evidence.counts[Kind.TOKEN])} a text such as {shown(token)}, kept as a value "
-        f"({evidence.first(Kind.TOKEN)}); --null={shlex.quote(token)} reads it as missing"
+        f"({evidence.first(Kind.TOKEN)}); {as_null(token)} reads it as missing"
     ]
 
 
@@ -260,13 +271,14 @@ def _why_text(name: str, quoted: str, evidence: Evidence) -> list[str]:
     """Why a column is text whose values look like numbers."""
     n, values = evidence.counts, evidence.values
     if n[Kind.TEXT]:
-        if n[Kind.TEXT] > MOSTLY * values:
+        if n[Kind.TEXT] > MOSTLY * values and (len(evidence.odd) > 1 or n[Kind.TEXT] == values):
             return []
-        token = evidence.firsts[Kind.TEXT][0].strip()
+        tokens = " ".join(as_null(token) for token in evidence.odd) if len(evidence.odd) < ODD else "--null=TOKEN"
+        them = "it" if len(evidence.odd) == 1 else "them"
         return [
             f"`{name}`: text, though {values - n[Kind.TEXT]:,} of {values:,} values are numbers: "
-            f"{rows_of(n[Kind.TEXT])} no number ({evidence.first(Kind.TEXT)}); --null={shlex.quote(token)} reads it as "
-            f"missing, --type {quoted}=double refuses it by its line, --id {quoted} says that text is meant"
+            f"{rows_of(n[Kind.TEXT])} no number ({evidence.first(Kind.TEXT)}); {tokens} reads {them} as "
+            f"missing, --type {quoted}=double refuses {them} by the line, --id {quoted} says that text is meant"
         ]
     reasons = (
         (Kind.PADDED, "a number that would not come back as it is written", "int64"),

@@ -1,7 +1,7 @@
 """Types by name, and the columns of a dataset or a run as a pattern for other rows."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pyarrow as pa
 
@@ -23,7 +23,7 @@ COMMON = ("int64", "uint64", "double", "string", "bool", "date", "timestamp", "t
 class Like:
     """The columns of a dataset or of a run. `needed`: those without which its rows are of no use.
 
-    `labels`: of a run, else empty, for a dataset does not say which columns are labels.
+    `labels`: empty where a dataset does not say which columns are labels.
     """
 
     name: str  # as the user wrote it
@@ -31,7 +31,8 @@ class Like:
     needed: frozenset[str]
     labels: tuple[str, ...] = ()
     funnel: bool = True
-    optional: frozenset[str] = field(default_factory=frozenset)  # of use where labels are: a weight
+    optional: frozenset[str] = frozenset()  # of use only where labels are: a weight
+    is_run: bool = False
 
 
 def wished(option: str) -> tuple[str, pa.DataType]:

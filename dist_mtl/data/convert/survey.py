@@ -8,10 +8,21 @@ import numpy as np
 import pyarrow as pa
 
 from dist_mtl.data.convert.columns import Columns, Csv
-from dist_mtl.data.convert.evidence import Evidence, Kind, kept_token, remarks_of, rounded, rows_of, see, shown, type_of
+from dist_mtl.data.convert.evidence import (
+    Evidence,
+    Kind,
+    as_null,
+    kept_token,
+    remarks_of,
+    rounded,
+    rows_of,
+    see,
+    shown,
+    type_of,
+)
 from dist_mtl.data.convert.lines import Block, Segment, blocks
 from dist_mtl.data.convert.parts import Report
-from dist_mtl.data.convert.values import NULLS, Target, among, labels_of, typed
+from dist_mtl.data.convert.values import LOOSE, NULLS, Target, among, labels_of, matches, trimmed, typed
 from dist_mtl.errors import DataError
 
 
@@ -155,9 +166,14 @@ def _misfits(name: str, target: Target, evidence: Evidence, source: Csv, rows: i
     text, place = evidence.firsts[Kind.MISFIT]
     by_pattern = source.like is not None and name in source.like.types
     asked = f"as in {source.like.name}" if by_pattern else f"--type {name}={target.kind}"
-    other = "" if by_pattern else f", or choose another --type; --id {shlex.quote(name)} reads text"
+    loose = pa.types.is_integer(target.kind) and matches(trimmed(pa.array([text])), LOOSE)[0]
+    if by_pattern and loose:
+        other = f", or read it as the number with --type {shlex.quote(name)}={target.kind}"
+    else:
+        text_too = "" if target.separator else f"; --id {shlex.quote(name)} reads text"
+        other = "" if by_pattern else f", or choose another --type{text_too}"
     what = f"list of {target.kind}" if target.separator else str(target.kind)
-    missing = f", or read it as missing with --null={shlex.quote(text.strip())}" if not target.separator else ""
+    missing = f", or read it as missing with {as_null(text)}" if not target.separator else ""
     return [
         f"{place}: column `{name}` holds {shown(text)}, which is no {what} ({asked}; {of(count, rows)}); "
         f"correct it{missing}{other}"

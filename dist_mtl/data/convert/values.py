@@ -174,6 +174,8 @@ def _one_by_one(words: pa.Array, target: Target) -> tuple[pa.Array, np.ndarray]:
 
 def _parser(kind: pa.DataType) -> Callable[[pa.Array], pa.Array]:
     """How texts become values of this type: Arrow's cast, but for types to which it has none."""
+    if pa.types.is_null(kind):
+        return lambda words: pa.nulls(len(words))
     if pa.types.is_time(kind):
         stamp = pa.timestamp(kind.unit)
         return lambda words: pc.binary_join_element_wise("1970-01-01", words, " ").cast(stamp).cast(kind)
