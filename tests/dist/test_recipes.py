@@ -130,7 +130,7 @@ def test_census_from_files_without_a_header(tmp_path: Path) -> None:
     census(test, 200, seed=2)
     names = {train.name: train, test.name: test, "data/census": tmp_path}
     told = run("convert.py", *documented("configs/census.toml", names))
-    assert "700 rows read: 500 train, 200 test" in told and 'head = "independent"' in told
+    assert "700 rows read: 500 train, 200 test" in told
     run("train.py", *small("configs/census.toml", tmp_path))
     assert_trained(tmp_path, {"income", "marital"})
 

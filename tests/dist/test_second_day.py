@@ -13,7 +13,7 @@ from dist_mtl.config.file import parse
 from dist_mtl.convert_command import add_csv, convert_csv
 from dist_mtl.errors import ConfigError, DataError, DistMtlError
 from dist_mtl.predict import predict_run
-from tests.harness import Cluster
+from tests.harness import Cluster, run_script
 from tests.samples import rows_of
 from tests.score_workers import whole
 
@@ -244,3 +244,17 @@ def test_a_pattern_that_is_none_is_refused(what: str, tmp_path: Path) -> None:
         (tmp_path / "pattern/checkpoints" if what == "run" else tmp_path / "pattern").mkdir(parents=True)
     with pytest.raises(DistMtlError, match="pattern"):
         convert(path, tmp_path / "out", "--like", tmp_path / "pattern")
+
+
+def test_the_commands_of_the_second_day(folder: Path, expected: pa.Table) -> None:
+    """As processes: exit codes, files, and no traceback."""
+    new = write(folder / "commands.csv", rows(200, 2), without("click", "conversion"))
+    out, run = folder / "commands", str(folder / "run")
+    [done] = run_script(1, "convert.py", "csv", new, str(out), "--like", run, *BAGS)
+    assert done.code == 0 and f"next: python launch/predict.py {run} {out}/train SCORES" in done.stdout, done.stderr
+    [done] = run_script(1, "predict.py", run, str(out / "train"), str(folder / "commands-scores"))
+    assert done.code == 0, done.stderr
+    assert rows_of(folder / "commands-scores").select(expected.column_names).equals(expected)
+    bad = write(folder / "bad.csv", [row | {"user": "u"} for row in rows(3, 2)], without("price"))
+    [done] = run_script(1, "convert.py", "csv", bad, str(folder / "bad"), "--like", run, *BAGS)
+    assert done.code == 65 and "no column `price`" in done.stderr and "Traceback" not in done.stderr

@@ -137,7 +137,7 @@ def _names(path: str, source: Csv, remarks: list[str]) -> tuple[str, ...]:
         try:
             names = pa.csv.read_csv(pa.BufferReader(line.encode() + b"\n"), parse_options=parse).schema.names
         except pa.ArrowInvalid as error:
-            raise DataError(f"{path}, line 1: no header: {str(error).splitlines()[0]}") from None
+            raise DataError(f"{path}, line 1: no header ({str(error).splitlines()[0]}); --names gives names") from None
     else:
         names = list(source.names)
     if len(names) == 1 and (marks := [mark for mark in ";\t|," if mark in names[0]]):

@@ -271,8 +271,9 @@ def _why_text(name: str, quoted: str, evidence: Evidence) -> list[str]:
     """Why a column is text whose values look like numbers."""
     n, values = evidence.counts, evidence.values
     if n[Kind.TEXT]:
-        if n[Kind.TEXT] > MOSTLY * values and (len(evidence.odd) > 1 or n[Kind.TEXT] == values):
-            return []
+        several = len(evidence.odd) > 1
+        if (n[Kind.TEXT] > MOSTLY * values and several) or n[Kind.TEXT] == values or (n[Kind.PADDED] and several):
+            return []  # ids, such as post codes
         tokens = " ".join(as_null(token) for token in evidence.odd) if len(evidence.odd) < ODD else "--null=TOKEN"
         them = "it" if len(evidence.odd) == 1 else "them"
         return [
