@@ -217,21 +217,21 @@ def compare(
 
 def __getattr__(name: str) -> Any:
     """The classes that the functions take and return, imported once they are asked for."""
-    match name:
-        case "Config":
-            from dist_mtl.config import Config as found
-        case "Run":
-            from dist_mtl.api import Run as found
-        case "LoadedModel":
-            from dist_mtl.loaded_model import LoadedModel as found
-        case "Evaluation":
-            from dist_mtl.evaluate import Evaluation as found
-        case "Predictions":
-            from dist_mtl.predict import Predictions as found
-        case "Comparison":
-            from dist_mtl.compare.comparison import Comparison as found
-        case _:
-            raise AttributeError(f"module 'dist_mtl' has no attribute {name!r}")
+    # No match statement: the doctor, which is imported behind this file, speaks to Python 3.9 as well.
+    if name == "Config":
+        from dist_mtl.config import Config as found
+    elif name == "Run":
+        from dist_mtl.api import Run as found
+    elif name == "LoadedModel":
+        from dist_mtl.loaded_model import LoadedModel as found
+    elif name == "Evaluation":
+        from dist_mtl.evaluate import Evaluation as found
+    elif name == "Predictions":
+        from dist_mtl.predict import Predictions as found
+    elif name == "Comparison":
+        from dist_mtl.compare.comparison import Comparison as found
+    else:
+        raise AttributeError(f"module 'dist_mtl' has no attribute {name!r}")
     return found
 
 

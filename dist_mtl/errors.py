@@ -13,6 +13,8 @@
 A message says what is wrong, where, and what to do next.
 """
 
+from __future__ import annotations
+
 
 class DistMtlError(Exception):
     """Root of the tree. `all_ranks` is true when every rank raised this same error, so that one of them may speak."""

@@ -29,7 +29,7 @@ class Console(RichConsole):
         environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
         super().__init__(
             file=stream,
-            width=None if stream.isatty() else wide,
+            width=None if stream is not None and stream.isatty() else wide,  # None: a process without that stream
             markup=False,
             emoji=False,
             highlight=False,

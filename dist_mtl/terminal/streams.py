@@ -87,6 +87,6 @@ class Descriptor(io.RawIOBase):
         return os.isatty(self._number)
 
 
-def plain(stream: TextIO) -> TextIO:
+def plain(stream: TextIO | None) -> TextIO | None:
     """The stream below `stream` on which styles may be written."""
     return stream.plain if isinstance(stream, Shown) else stream

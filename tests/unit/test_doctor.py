@@ -323,3 +323,14 @@ def test_a_crash_on_import_is_survived(tmp_path: Path) -> None:
 def test_the_doctor_itself_imports_no_torch() -> None:
     code = "import sys, dist_mtl.doctor, dist_mtl.__main__; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "lost"), [("127.0.0.1", None), ("localhost", None), ("x" * 64, "x" * 64), ("a b", "a b")]
+)
+def test_the_name_that_torchrun_gives_its_ranks_is_looked_up(name: str, lost: str | None) -> None:
+    """By torchrun's own variable, so that no name of this machine has to change."""
+    code = "from dist_mtl.doctor import findings; print(repr(findings._lost_hostname()))"
+    env = os.environ | {"PYTHONPATH": str(ROOT), "PET_LOCAL_ADDR": name}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == repr(lost), done.stderr

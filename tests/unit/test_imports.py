@@ -114,6 +114,29 @@ def test_no_torch_and_no_arrow(module: str) -> None:
         assert not heavy, f"{module} reaches {name}, which imports {heavy}"
 
 
+def at_import(tree: ast.Module) -> ast.Module:
+    """A source without what is imported within functions, or for types only: of all else nothing is conditional."""
+    return ast.Module([node for node in tree.body if not isinstance(node, ast.FunctionDef | ast.If)], [])
+
+
+def test_the_doctor_speaks_to_an_old_python() -> None:
+    """What `python -m dist_mtl doctor` imports parses in 3.9, where annotations are code, and needs no package."""
+    todo, seen = ["__main__", "doctor", "doctor.findings"], set()
+    sources = {name: PACKAGE / f"{name.replace('.', '/')}.py" for name in MODULES}
+    while todo:
+        if (name := todo.pop()) in seen:
+            continue
+        seen.add(name)
+        path = sources[name] if sources[name].exists() else PACKAGE / name.replace(".", "/") / "__init__.py"
+        tree = ast.parse(path.read_text(), feature_version=(3, 9))
+        assert not tree.body[1:] or "from __future__ import annotations" in path.read_text(), name
+        top = at_import(tree)
+        assert {other.split(".")[0] for other in external(top)} <= sys.stdlib_module_names, name
+        todo += ours(top)
+    assert "cli" in seen and "terminal.streams" in seen
+    ast.parse((PACKAGE / "__init__.py").read_text(), feature_version=(3, 9))
+
+
 def test_a_model_is_a_model_on_a_laptop() -> None:
     for name in (n for n in MODULES if n.startswith("model")):
         for other in external(MODULES[name]):

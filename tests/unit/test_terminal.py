@@ -88,6 +88,12 @@ def test_a_terminal_without_a_width_is_wide_enough(columns: str, monkeypatch: py
     assert "word" in shown_by(styled("word"))
 
 
+def test_a_process_without_a_stream_prints_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that calls the Python interface."""
+    monkeypatch.setattr(sys, "stdout", None)
+    Console().print("nowhere")
+
+
 CHILD = """
 import sys
 from dist_mtl.terminal.streams import guard_streams
