@@ -187,7 +187,7 @@ def test_a_folder_of_which_everything_is_passed_over_is_refused_with_the_reasons
         list_folder(str(put(tmp_path / "logs", "x.PARQUET")))
 
 
-def test_names_that_are_told_are_printable(tmp_path: Path) -> None:
+def test_names_are_shown_in_printable_form(tmp_path: Path) -> None:
     folder = put(tmp_path / "logs", "x.parquet", "a\x1b[2J", "day=1\udcff.txt")
     assert listed(folder)[1].endswith(r"2 without .parquet at the end (first: a\x1b[2J)")
 

@@ -39,10 +39,10 @@ class Contents:
     sizes: dict[str, int] = field(default_factory=dict)
     passed: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
-    def told(self) -> str:
+    def words(self) -> str:
         """What was passed over, in words: how many for each reason, with the first name. Empty: nothing."""
-        told = sorted(self.passed.items())
-        return ", ".join(f"{len(names):,} {why} (first: {printable(names[0])})" for why, names in told)
+        reasons = sorted(self.passed.items())
+        return ", ".join(f"{len(names):,} {why} (first: {printable(names[0])})" for why, names in reasons)
 
     def sorted(self) -> "Contents":
         """The same, in order of the paths; what nearly has the ending of data comes before what has another."""
@@ -80,12 +80,12 @@ def local_contents(root: str) -> Contents:
         links, walk.links = sorted(walk.links), []
         for path in links:
             walk.link(path)
-    return walk.found.sorted()
+    return walk.contents.sorted()
 
 
 def remote_contents(filesystem: pafs.FileSystem, root: str) -> Contents:
     """Of a folder in a store, where links are no files. Raises OSError."""
-    found, hidden = Contents(), set()
+    contents, hidden = Contents(), set()
     for info in filesystem.get_file_info(pafs.FileSelector(root, recursive=True)):
         parts = info.path.removeprefix(f"{root}/").split("/")
         path = "/".join(parts)
@@ -95,12 +95,12 @@ def remote_contents(filesystem: pafs.FileSystem, root: str) -> Contents:
         if depth is not None:
             hidden.add("/".join(parts[: depth + 1]))
         elif info.is_file:
-            found.add(path, info.size)
+            contents.add(path, info.size)
         else:
-            found.passed[SPECIAL].append(path)
+            contents.passed[SPECIAL].append(path)
     if hidden:
-        found.passed[HIDDEN] = list(hidden)
-    return found.sorted()
+        contents.passed[HIDDEN] = list(hidden)
+    return contents.sorted()
 
 
 class _Walk:
@@ -110,7 +110,7 @@ class _Walk:
         self._root, self._real = root, os.path.realpath(root)
         self._files: set[tuple[int, ...]] = set()
         self._folders: set[str] = set()  # by their real paths
-        self.found, self.links = Contents(), []
+        self.contents, self.links = Contents(), []
 
     def folder(self, path: str) -> None:
         """Take what lies below `path`, itself below the root; links are put aside."""
@@ -118,7 +118,7 @@ class _Walk:
         while waiting:
             path, real = waiting.pop()
             if real in self._folders:
-                self.found.passed[SAME].append(path)
+                self.contents.passed[SAME].append(path)
                 continue
             self._folders.add(real)
             with os.scandir(self._at(path)) as scanned:
@@ -127,7 +127,7 @@ class _Walk:
                 below = f"{path}/{entry.name}" if path else entry.name
                 if _is_hidden(entry.name):
                     if below not in OURS:
-                        self.found.passed[HIDDEN].append(below)
+                        self.contents.passed[HIDDEN].append(below)
                 elif entry.is_symlink():
                     self.links.append(below)
                 elif not entry.is_dir():
@@ -143,7 +143,7 @@ class _Walk:
         except OSError as error:
             if error.errno not in NOWHERE:
                 raise
-            self.found.passed[BROKEN].append(path)
+            self.contents.passed[BROKEN].append(path)
             return
         if not Path(os.path.realpath(self._at(path))).is_relative_to(self._real):
             self._away(path)
@@ -159,12 +159,12 @@ class _Walk:
         # Size and time beside the inode: some network file systems give two files one number.
         same = about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
         if not stat.S_ISREG(about.st_mode):
-            self.found.passed[SPECIAL].append(path)
+            self.contents.passed[SPECIAL].append(path)
         elif path.endswith(SUFFIX) and same in self._files:
-            self.found.passed[SAME].append(path)
+            self.contents.passed[SAME].append(path)
         else:
             self._files.add(same)
-            self.found.add(path, about.st_size)
+            self.contents.add(path, about.st_size)
 
     def _away(self, path: str) -> None:
         name = path.rpartition("/")[2]
@@ -173,7 +173,7 @@ class _Walk:
                 f"{printable(self._at(path))}: a link that leads out of the dataset's folder; put the file itself "
                 f"there, or a copy"
             )
-        self.found.passed[AWAY].append(path)
+        self.contents.passed[AWAY].append(path)
 
 
 def _is_hidden(name: str) -> bool:

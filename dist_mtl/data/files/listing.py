@@ -25,7 +25,7 @@ def list_folder(place: str, append: bool = False) -> tuple[Manifest, str]:
         bar = bars.add_task("", total=sum(contents.sizes.values()))
         listed = manifest.build(folder, on_bytes=lambda count: bars.advance(bar, count), known=known, contents=contents)
     manifest.write(folder, listed)
-    passed = f"; passed over: {contents.told()}" if contents.passed else ""
+    passed = f"; passed over: {contents.words()}" if contents.passed else ""
     if known is None:
         return listed, f"all of them read{passed}"
     kept = set(known.files) & set(listed.files)

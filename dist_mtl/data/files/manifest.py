@@ -123,7 +123,7 @@ def build(
     contents = contents or folder.contents()
     sizes = contents.sizes
     if not sizes:
-        passed = f" (passed over: {contents.told()})" if contents.passed else ""
+        passed = f" (passed over: {contents.words()})" if contents.passed else ""
         raise DataError(f"{folder}: no *.parquet file in it{passed}; write some, or correct data.train / data.test")
     listed = {file.path: file for file in known.files if file.crc32} if known is not None else {}
 
