@@ -62,16 +62,28 @@ class EmbeddingOptim(Section):
     """The embedding optimizer, fused into the backward pass. The Adam family has CUDA kernels only."""
 
     kind: Literal["rowwise_adagrad", "adagrad", "sgd", "adam", "partial_rowwise_adam"] = "rowwise_adagrad"
-    lr: Annotated[float, Field(gt=0)] = 0.02
-    eps: Annotated[float, Field(gt=0)] | None = None  # none: 1e-8 for the kinds that have one (all but sgd)
+    # At most 1e6: under sgd gradients are those of a mean over the batch, so a rate as large as the batch may be meant.
+    lr: Annotated[float, Field(gt=0, le=1e6)] = 0.02
+    # None: 1e-8 for the kinds that have one (all but sgd). Below 1e-30 float32 comes to 0, and a quotient to no number.
+    eps: Annotated[float, Field(ge=1e-30, le=1)] | None = None
 
 
 class DenseOptim(Section):
     """AdamW for everything that is not a table, with a linear warm-up."""
 
-    lr: Annotated[float, Field(gt=0)] = 1e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    lr: Annotated[float, Field(gt=0, le=10)] = (
+        1e-3  # AdamW moves a weight by about so much a step; weights begin below 1
+    )
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0  # a weight shrinks by lr * weight_decay of itself a step
     warmup_steps: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _keeps_some(self) -> Self:
+        if self.lr * self.weight_decay >= 1:
+            raise ValueError(
+                f"weight_decay: {self.weight_decay:g} at lr = {self.lr:g} leaves nothing of a weight; lower it"
+            )
+        return self
 
 
 class OptimConfig(Section):

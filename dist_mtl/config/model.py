@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dist_mtl.config.section import Count, Depth, Positive, Section, Share, Width, Widths
+from dist_mtl.config.section import Count, Depth, Positive, Section, Share, Weight, Width, Widths
 
 
 class NoInteraction(Section):
@@ -78,14 +78,14 @@ class AITM(Section):
     hidden: Widths = (256, 128)
     # Weight of the penalty on P(label t) above P(label t-1). None: 0.6, the paper's, for head `ctcvr`; else 0, because
     # a product of probabilities never exceeds its first factor, and independent labels bound nothing.
-    calibrator: Annotated[float, Field(ge=0)] | None = None
+    calibrator: Weight | None = None
 
 
 class Counterfactual(Section):
     """ESCM2 (arXiv 2204.05125): the conversion loss on clicks, weighted so that it stands for all impressions."""
 
     kind: Literal["ips", "dr"]  # inverse propensity; doubly robust, which adds an imputation tower in training
-    weight: Annotated[float, Field(gt=0)] = 0.1  # our choice: beside cross-entropies of weight 1; the paper tunes it
+    weight: Annotated[Weight, Field(gt=0)] = 0.1  # our choice: beside cross-entropies of weight 1; the paper tunes it
     clip: Annotated[float, Field(gt=0, le=1)] = 0.01  # least propensity: no click stands for over 100 impressions
 
 
@@ -100,7 +100,7 @@ class NoAlignment(Section):
 class Alignment(Section):
     """What every inter-task alignment has (arXiv 2208.13442; see `model/alignment.py` for the formula)."""
 
-    weight: Annotated[float, Field(gt=0)] = 0.01  # of the mean over pairs of tasks; 0.1 harmed AUC on MovieLens
+    weight: Annotated[Weight, Field(gt=0)] = 0.01  # of the mean over pairs of tasks; 0.1 harmed AUC on MovieLens
     warmup_steps: Annotated[int, Field(ge=0)] = 0  # steps in which the weight rises linearly from 0
     negatives: Literal["all", "sampled"] = "sampled"  # all: every other row of the global batch
     num_negatives: Positive = 256  # of `sampled`: rows drawn anew each step, shared by the whole global batch
@@ -138,7 +138,7 @@ class LearnedAlignment(Alignment):
     # to learn; `prior_weight` (beside L_align's 1) asks for KL(r || prior), so that a row must earn its distance.
     standardise: bool = False
     prior: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    prior_weight: Annotated[float, Field(ge=0)] = 0.0
+    prior_weight: Weight = 0.0
 
 
 class PICO(LearnedAlignment):
@@ -155,7 +155,7 @@ class AdaFTR(LearnedAlignment):
     # agreement: the two labels are equal. conversion_given_click: the later label, on rows that have the earlier one.
     # gradient_agreement: (1 + cosine of the tasks' logit gradients at x_i) / 2, which no base rate enters.
     target: Literal["agreement", "conversion_given_click", "gradient_agreement"] = "gradient_agreement"
-    target_weight: Annotated[float, Field(gt=0)] = 1.0  # beside L_align's 1
+    target_weight: Annotated[Weight, Field(gt=0)] = 1.0  # beside L_align's 1
     # gradient_agreement is computed on one row in so many, other ones at each step: a small forward pass and a backward
     # pass a task of everything above the shared input.
     probe_stride: Positive = 32
@@ -165,7 +165,7 @@ class AdaFTR(LearnedAlignment):
 AnyAlignment = FixedAlignment | PICO | AdaFTR
 
 
-Margin = Annotated[float, Field(gt=0)]
+Margin = Annotated[float, Field(gt=0, le=1e3)]  # of probabilities, or of logits, which end near 100
 
 
 class NoPairwise(Section):
@@ -176,7 +176,7 @@ class PWiseR(Section):
     """Pairwise ranking beside the cross-entropies (arXiv 2406.02163): conversions above clicks, and above the rest."""
 
     kind: Literal["pwiser"]
-    weight: Annotated[float, Field(gt=0)] = 0.02  # the paper's lambda; 1 took CTR AUC from 0.66 to 0.54 on MovieLens
+    weight: Annotated[Weight, Field(gt=0)] = 0.02  # the paper's lambda; 1 took CTR AUC from 0.66 to 0.54 on MovieLens
     margins: tuple[Margin, Margin] = (0.05, 0.1)  # over clicks without a conversion, over the rest
     on: Literal["probability", "logit"] = "probability"  # what the margins are measured on
 
@@ -198,7 +198,7 @@ class ModelConfig(Section):
     # no step is spent on that. random: as torch draws it, which predicts about 1/2 whatever the base rate.
     initial_bias: Literal["base_rate", "random"] = "base_rate"
     dropout: Share = 0.0
-    task_weights: tuple[Annotated[float, Field(ge=0)], ...] | None = None  # one a label; none: all 1
+    task_weights: tuple[Weight, ...] | None = None  # one a label; none: all 1
     # uncertainty: learned weights (Kendall et al. 2018). pcgrad: gradients of conflicting tasks are projected at the
     # shared input, before they reach the tables; a partial backward pass a task more.
     balance: Literal["fixed", "uncertainty", "pcgrad"] = "fixed"

@@ -18,6 +18,7 @@ Width = Annotated[int, Field(gt=0, le=2**16)]  # units of a layer; two such laye
 Depth = Annotated[int, Field(gt=0, le=64)]  # layers or levels on top of each other
 Count = Annotated[int, Field(gt=0, le=1024)]  # experts side by side
 Widths = Annotated[tuple[Width, ...], Field(min_length=1, max_length=64)]
+Weight = Annotated[float, Field(ge=0, le=1e6)]  # of a loss beside others: beyond, float32 keeps nothing of the others
 Share = Annotated[float, Field(ge=0, lt=1)]
 
 

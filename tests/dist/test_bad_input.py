@@ -109,9 +109,9 @@ TABLES = [
     ("list is flat", with_column("history", np.ones(ROWS, int)), ["features.history needs a list of ids"]),
     ("number is string", with_column("price", ["1"] * ROWS), ["features.price needs numbers"]),
     ("label is string", with_column("click", ["1"] * ROWS), ["column `click` is string, but a label needs 0/1"]),
-    ("label 2", with_value("click", 150, 2), ["part-00001.parquet, row 50: label `click` is [2.], not 0 or 1"]),
+    ("label 2", with_value("click", 150, 2), ["part-00001.parquet, row 50: label `click` is 2, not 0 or 1"]),
     ("label null", with_value("click", 7, None), ["part-00000.parquet, row 7: `click` is null"]),
-    ("number infinite", with_value("price", 3, np.inf), ["row 3: features.price is infinite"]),
+    ("number infinite", with_value("price", 3, np.inf), ["row 3: features.price is inf, no number; set `clip`"]),
     ("weights short", with_value("history_weight", 9, [0.5] * 9), ["row 9: `history_weight` is not as long"]),
     ("weight NaN", with_value("history_weight", 4, [np.nan] * len(GOOD["history"][4])), ["row 4: `history_weight` is"]),
     ("null in list", with_value("history", 4, [None] * len(GOOD["history"][4])), ["row 4: features.history: a null"]),
@@ -185,11 +185,19 @@ def test_a_missing_test_set_is_told_before_training(train: Callable, tmp_path: P
 
 
 def test_a_fault_that_only_rank_1_meets_in_mid_run(train: Callable, tmp_path: Path) -> None:
-    """Row 170 is in the third window of 64 rows, in rank 1's half: two steps are trained, then both ranks end alike."""
-    exits = train("data.shuffle=false", "data.shuffle_rows=64", table=with_value("click", 170, 3), world=2)
-    told = assert_told(exits, 65, f"rank 1: {tmp_path / 'train' / SECOND}, row 70: label `click` is [3.], not 0 or 1")
+    """Row 171 is in the third window of 64 rows, in rank 1's half: two steps are trained, then both ranks end alike."""
+    bad = with_value("history", 171, [999] * len(GOOD["history"][171]))
+    exits = train("data.shuffle=false", "data.shuffle_rows=64", table=bad, world=2)
+    told = assert_told(exits, 65, f"rank 1: {tmp_path / 'train' / SECOND}, row 71: features.history: id 999 is outside")
     assert told.count("\n") == 0
     assert [e["step"] for e in events(tmp_path / "run", "step")] == [1, 2]
+
+
+def test_a_bad_label_is_found_before_the_first_step(train: Callable, tmp_path: Path) -> None:
+    """Labels are counted at the start."""
+    exits = train("data.shuffle=false", "data.shuffle_rows=64", table=with_value("click", 170, 3), world=2)
+    assert_told(exits, 65, f"{tmp_path / 'train' / SECOND}, row 70: label `click` is 3, not 0 or 1")
+    assert not events(tmp_path / "run", "step")
 
 
 def test_a_damaged_page_in_mid_run(train: Callable, tmp_path: Path) -> None:
@@ -202,9 +210,10 @@ def test_a_damaged_page_in_mid_run(train: Callable, tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite(train: Callable, tmp_path: Path) -> None:
-    """A learning rate that overflows float32 at once: told with the step, and never committed."""
-    told = assert_told(train("optim.dense.lr=1e30", "train.checkpoint_every=1", world=2), 65, "step ", "optim.dense.lr")
-    assert "nan" in told or "inf" in told
+    """A value whose square overflows float32, in the third step: told with the step, and never committed."""
+    options = ("model.head=ctcvr", "features.price={kind='dense'}", "data.shuffle=false", "train.checkpoint_every=1")
+    told = assert_told(train(*options, table=with_value("price", 150, 1e37), world=2), 65, "step ", "optim.dense.lr")
+    assert "not finite" in told
     last = events(tmp_path / "run", "step")[-1]["step"]
     assert f"error: step {last + 1}: the losses are" in told
     assert max((e["step"] for e in events(tmp_path / "run", "commit")), default=0) <= last

@@ -131,7 +131,7 @@ FAULTS: dict[str, tuple[type[BaseException], Callable[[Path], Any]]] = {
     "a label of 2": (dm.DataError, lambda folder: dm.train(broken_data(folder))),
     "losses that are not finite": (
         dm.NonFiniteError,
-        lambda folder: dm.train(config_for(folder, optim__dense__lr=1e30, run__dir=folder / "nan")),
+        lambda folder: dm.train(config_for(folder, features__price__std=1e-30, run__dir=folder / "nan")),
     ),
     "no checkpoint": (dm.CheckpointError, lambda folder: dm.load_model(folder)),
     "another configuration": (dm.CheckpointError, lambda folder: retrained(folder)),

@@ -1,5 +1,6 @@
 """Arrow -> numpy: after `Encoder` every id is a row of its table, every number finite, every label 0 or 1."""
 
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -102,7 +103,13 @@ def test_integers_of_every_width(kind: pa.DataType) -> None:
 
 
 def test_a_uint64_beyond_int64_is_outside_every_table() -> None:
-    assert "is outside table" in refused(single("reject"), {"x": pa.array([2**64 - 1], pa.uint64())})
+    for values in ([2**64 - 1], [3, 2**63]):
+        for kind in (pa.uint64(), pa.dictionary(pa.int32(), pa.uint64())):
+            array = pa.array(values, pa.uint64())
+            message = refused(single("reject"), {"x": array if kind == array.type else array.dictionary_encode()})
+            assert f"row {len(values) - 1}: features.x: id {values[-1]} is outside table" in message
+        message = refused(bag(), {"x": pa.array([[1], values], pa.list_(pa.uint64()))})
+        assert f"row 1: features.x: id {values[-1]} is outside table" in message
     hashed = encode(single("hash"), {"x": pa.array([2**64 - 1], pa.uint64())}).singles_NS[0, 0]
     assert 0 <= hashed < 10
 
@@ -178,6 +185,9 @@ def test_weights_must_fit_their_ids() -> None:
     for bad in (np.nan, np.inf, None):
         message = refused(options, {"x": [[1], [2, 3]], "w": pa.array([[1.0], [1.0, bad]], pa.list_(pa.float64()))})
         assert message.startswith("row 1: `w` is null or not finite")
+    for longest in (None, 1):
+        message = refused(bag(weights="w", max_length=longest), {"x": [[1], [2, 3]], "w": [[1.0], [1.0, -1e300]]})
+        assert message.startswith("row 1: `w` is -1e300, beyond the range of float32")
     integers = encode(options, {"x": [[1, 2]], "w": [[2**24 + 1, 3]]})
     assert lists(integers, "weights")[0] == [2**24, 3]
 
@@ -216,13 +226,37 @@ def test_dense_numbers() -> None:
     assert encode({"x": {"kind": "dense"}}, {"x": pa.array([2, None], pa.int32())}).dense_ND[:, 0].tolist() == [2, 0, 0]
 
 
-@pytest.mark.parametrize("bad", [np.inf, -np.inf, 1e300])
-def test_a_number_that_float32_can_not_hold_is_refused(bad: float) -> None:
-    assert refused({"x": {"kind": "dense"}}, {"x": [0.0, bad]}).startswith("row 1: features.x is infinite")
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([0.0, np.inf], "inf, no number"),
+        ([0.0, -np.inf], "-inf, no number"),
+        (pa.array([0, np.inf], pa.float32()), "inf, no number"),
+        ([0.0, 1e300], "1e300, beyond the range of float32"),
+        ([0.0, -1.5e39], "-1.5e39, beyond the range of float32"),
+        (pa.array([Decimal(0), Decimal(10) ** 60], pa.decimal256(70)), f"1{'0' * 60}, beyond the range of float32"),
+    ],
+)
+def test_a_number_that_float32_can_not_hold_is_refused_as_it_stands(values: Any, words: str) -> None:
+    assert refused({"x": {"kind": "dense"}}, {"x": values}).startswith(f"row 1: features.x is {words}")
+
+
+def test_a_scale_that_float32_can_not_hold_names_the_number_before_it() -> None:
+    for value, kind, words in ((1e25, pa.float32(), "1e25"), (2**63, pa.uint64(), str(2**63)), (7, pa.int8(), "7")):
+        message = refused({"x": {"kind": "dense", "std": 1e-38}}, {"x": pa.array([0, value], kind)})
+        assert message.startswith(f"row 1: features.x is {words}, beyond the range of float32 once it is scaled; set")
 
 
 @pytest.mark.parametrize(
-    ("bad", "words"), [(2, "[2.]"), (-1, "[-1.]"), (0.5, "[0.5]"), (np.nan, "NaN"), (None, "null")]
+    ("bad", "words"),
+    [
+        (2, "is 2.0,"),
+        (-1, "is -1.0,"),
+        (1.5, "1.5,"),
+        (1e300, "1e300"),
+        (np.nan, "NaN"),
+        (None, "null"),
+    ],
 )
 def test_labels_are_0_or_1(bad: Any, words: str) -> None:
     message = refused(bag(), {"x": [[1]] * 3, "click": pa.array([0, 1, bad], pa.float64())})
@@ -257,6 +291,9 @@ def test_row_weights() -> None:
     columns = {"x": [[1]] * 4, "w": [0.0, 2.5, 1.0, 1.0], "click": [0, 1, 0, 1], "conversion": [0, 0, 1, 1]}
     rows = encode(bag(), columns, weight="w", violations="drop")
     assert rows.weight_N.tolist() == [0, 2.5, 0, 1, 0] and rows.dropped_N.tolist() == [False, False, True, False, False]
+    for bad, words in ((-1.0, "-1.0"), (np.inf, "inf"), (1e300, "1e300"), (1025.0, "1025.0")):
+        unfit = {**columns, "w": pa.array([1, 1, 1, bad], pa.float64())}
+        assert f"row 3: `w` is {words}, but a row may weigh" in refused(bag(), unfit, weight="w", violations="drop")
     for bad in (-1.0, np.inf, np.nan, None):
         assert "`w` is" in refused(
             bag(), {**columns, "w": pa.array([1, 1, 1, bad], pa.float64())}, weight="w", violations="drop"
@@ -270,7 +307,7 @@ def test_weights_that_a_sum_has_no_room_for_are_refused() -> None:
     for bad in (LEAST_WEIGHT * (1 - just), 1e-300, MOST_WEIGHT * (1 + just), 1e300):
         message = refused(bag(), {"x": [[1]] * 3, "w": [1.0, bad, 1.0]}, weight="w")
         print(message)
-        assert message.startswith("row 1: `w` is [") and "divide all by their mean" in message
+        assert message.startswith("row 1: `w` is ") and "divide all by their mean" in message
 
 
 def test_the_blank_row_is_what_padding_sees() -> None:

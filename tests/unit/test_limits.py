@@ -119,6 +119,15 @@ def test_a_suggested_configuration_takes_other_names_for_its_tables(tmp_path: Pa
         "data.sample={train_rows=1, test_rows=1, num_items=9000000000}",
         f"data.sample={{train_rows=1, test_rows=1, seed={10**20}}}",
         "optim.dense.lr=1e400",
+        "optim.dense.lr=1e20",
+        "optim.dense.lr=11.0",
+        "optim.embedding.lr=1e20",
+        "optim.embedding.eps=1e-300",
+        "optim.embedding.eps=1e20",
+        "optim.dense={lr=0.1, weight_decay=10.0}",
+        "model.task_weights=[1e30, 1.0]",
+        "model.alignment={kind='fixed', weight=1e20}",
+        "model.pairwise={kind='pwiser', margins=[1e20, 1.0]}",
     ],
 )
 def test_a_value_out_of_range_is_told(override: str) -> None:

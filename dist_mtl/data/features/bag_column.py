@@ -10,8 +10,8 @@ from dist_mtl.config import BagFeature, Config
 from dist_mtl.data.features.bags import Bag, blocks, is_list, lists, offsets_of, shares, truncate
 from dist_mtl.data.features.column import BagColumn, Use
 from dist_mtl.data.features.ids import Lookup, ids_of, is_id, wanted
-from dist_mtl.data.features.numbers import is_number
-from dist_mtl.data.features.refusal import Where, refuse
+from dist_mtl.data.features.numbers import is_number, numbers_of
+from dist_mtl.data.features.refusal import Where, refuse, refuse_value
 from dist_mtl.data.features.singles import lookup_of
 
 BLOCK_IDS = 262_144  # encoded at once: what they take stays in the cache of a core
@@ -66,7 +66,7 @@ class IdsColumn(BagColumn):
         if feature.max_length is not None:
             kept, offsets = truncate(offsets, feature.max_length, feature.keep or "last")
             if kept is not None:
-                array, weights = array.take(pa.array(kept)), None if weights is None else weights[kept]
+                array, weights = array.take(pa.array(kept)), None if weights is None else weights.take(pa.array(kept))
 
         def row(value: int) -> str:
             """The place of the row that holds a value."""
@@ -75,24 +75,33 @@ class IdsColumn(BagColumn):
         ids, missing = ids_of(array, feature.policy)
         if missing is not None:
             refuse(missing, row, f"features.{self.name}: a null inside the list")
-        values, moved = self.lookup.rows_of(ids, row)
+        values, moved = self.lookup.rows_of(ids, row, array)
         if moved is not None and moved.any():
             sums = np.concatenate([[0], np.cumsum(moved, dtype=np.int32)])
             clamped += np.diff(sums[offsets])
         if weights is not None:
-            refuse(~np.isfinite(weights), row, f"`{feature.weights}` is null or not finite")
+            weights = _finite(weights, row, feature.weights)
         if self.is_mean:
             if weights is not None:
                 refuse(weights < 0, row, f"`{feature.weights}` is negative, and a mean has no negative weights")
             weights = shares(offsets, weights)
         return Bag(values, offsets, weights)
 
-    def _weights(self, table: pa.Table, offsets: np.ndarray, where: Where) -> np.ndarray:
+    def _weights(self, table: pa.Table, offsets: np.ndarray, where: Where) -> pa.Array:
         """The weights of a bag's ids, as they stand in the data."""
         column = self.feature.weights
         raw, theirs = lists(table, column)
         refuse(np.diff(theirs) != np.diff(offsets), where, f"`{column}` is not as long as features.{self.name}")
-        return raw.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False)
+        return raw
+
+
+def _finite(raw: pa.Array, row: Where, column: str) -> np.ndarray:
+    """Weights as float32. Raises DataError for one that is none."""
+    weights = raw.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False)
+    if not (good := np.isfinite(weights)).all():
+        refuse(~np.isfinite(numbers_of(raw)), row, f"`{column}` is null or not finite")
+        refuse_value(~good, row, f"`{column}`", raw, "beyond the range of float32")
+    return weights
 
 
 def is_weighted(config: Config) -> bool:

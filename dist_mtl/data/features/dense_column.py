@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from dist_mtl.config import DenseFeature
 from dist_mtl.data.features.column import DenseColumn, Use
-from dist_mtl.data.features.numbers import dense_of, is_number, numbers_of
+from dist_mtl.data.features.numbers import dense_of, is_number
 from dist_mtl.data.features.refusal import Where
 from dist_mtl.data.features.singles import fitted
 
@@ -30,4 +30,4 @@ class NumberColumn(DenseColumn):
         yield self.column, f"features.{self.name} needs numbers", is_number
 
     def numbers(self, table: pa.Table, where: Where) -> tuple[np.ndarray, np.ndarray]:
-        return dense_of(numbers_of(table.column(self.column)), self.name, fitted(self.name, self.feature), where)
+        return dense_of(table.column(self.column), self.name, fitted(self.name, self.feature), where)

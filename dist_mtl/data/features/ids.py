@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from dist_mtl.data.features.refusal import Where, refuse
+from dist_mtl.data.features.refusal import Where, refuse, shown
 from dist_mtl.data.hashing import GOLDEN, hash_ids, hash_keys, hash_strings, key, mix
 from dist_mtl.hints import plural
 
@@ -119,11 +119,13 @@ class Lookup:
     rows: int
     policy: str
 
-    def rows_of(self, ids: np.ndarray, where: Where) -> tuple[np.ndarray, np.ndarray | None]:
+    def rows_of(
+        self, ids: np.ndarray, where: Where, column: pa.Array | pa.ChunkedArray
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """(rows int64, which of them `clamp` moved). Under `dynamic` keys in [0, 2**63), whose rows are given later.
 
-        Raises DataError under `reject` for an id outside the table. Features of one table that share an id share its
-        row.
+        Raises DataError under `reject` for an id outside the table, as it stands in the `column` of the ids. Features
+        of one table that share an id share its row.
         """
         match self.policy:
             case "hash":
@@ -136,9 +138,7 @@ class Lookup:
             case _:
                 bad = (ids < 0) | (ids >= self.rows)
                 if bad.any():
-                    told = (
-                        f"id {ids[bad][0]} is outside table `{self.table}` of {plural(self.rows, 'row')} (policy "
-                        "reject)"
-                    )
+                    value = shown(column[int(np.argmax(bad))])
+                    told = f"id {value} is outside table `{self.table}` of {plural(self.rows, 'row')} (policy reject)"
                     refuse(bad, where, f"features.{self.feature}: {told}")
                 return ids, None

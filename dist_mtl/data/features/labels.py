@@ -5,7 +5,7 @@ import pyarrow as pa
 
 from dist_mtl.config import DataConfig
 from dist_mtl.data.features.numbers import complete
-from dist_mtl.data.features.refusal import Where, refuse
+from dist_mtl.data.features.refusal import Where, refuse, refuse_value
 from dist_mtl.data.funnel import broken
 
 LEAST_WEIGHT, MOST_WEIGHT = 2.0**-20, 2.0**10  # of a row that counts: metrics sum weights and their squares as integers
@@ -18,9 +18,10 @@ def labels_of(table: pa.Table, data: DataConfig, where: Where) -> tuple[np.ndarr
     """
     labels_NT = np.zeros((table.num_rows, len(data.labels)), np.float32)
     for i, name in enumerate(data.labels):
-        labels_NT[:, i] = complete(table.column(name), name, where)
-        bad = (labels_NT[:, i] != 0) & (labels_NT[:, i] != 1)
-        refuse(bad, where, f"label `{name}` is {labels_NT[bad, i][:1]}, not 0 or 1")
+        numbers = complete(table.column(name), name, where)
+        bad = (numbers != 0) & (numbers != 1)
+        refuse_value(bad, where, f"label `{name}`", table.column(name), "not 0 or 1")
+        labels_NT[:, i] = numbers
     if not data.funnel:
         return labels_NT, np.zeros(len(labels_NT), bool)
     breaks = broken(labels_NT)
@@ -39,5 +40,5 @@ def weights_of(table: pa.Table, column: str, where: Where) -> np.ndarray:
     bad = (numbers != 0) & ~((numbers >= LEAST_WEIGHT) & (numbers <= MOST_WEIGHT))
     room = f"0 or {LEAST_WEIGHT:.2g} (2^-20) to {MOST_WEIGHT:g}"
     advice = "only ratios of weights matter: divide all by their mean, and cap what is larger still"
-    refuse(bad, where, f"`{column}` is {numbers[bad][:1]}, but a row may weigh {room}; {advice}")
+    refuse_value(bad, where, f"`{column}`", table.column(column), f"but a row may weigh {room}; {advice}")
     return numbers

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from dist_mtl.config import DenseFeature
-from dist_mtl.data.features.refusal import Where, refuse
+from dist_mtl.data.features.refusal import Where, refuse, refuse_value
 
 
 def is_number(kind: pa.DataType) -> bool:
@@ -33,11 +33,12 @@ def buckets_of(numbers: np.ndarray, edges: tuple[float, ...]) -> tuple[np.ndarra
     return np.searchsorted(np.asarray(edges), numbers, side="right"), np.isnan(numbers)
 
 
-def dense_of(numbers: np.ndarray, name: str, feature: DenseFeature, where: Where) -> tuple[np.ndarray, np.ndarray]:
+def dense_of(column: pa.ChunkedArray, name: str, feature: DenseFeature, where: Where) -> tuple[np.ndarray, np.ndarray]:
     """(what the network sees float32, missing bool) of a column's numbers; see `DenseFeature`.
 
     Raises DataError: a null or NaN under null = "reject", an infinity, or more than float32 holds.
     """
+    numbers = numbers_of(column)
     missing = np.isnan(numbers)
     if feature.null == "reject":
         refuse(missing, where, f"features.{name} is null or NaN, and null = 'reject'")
@@ -45,7 +46,10 @@ def dense_of(numbers: np.ndarray, name: str, feature: DenseFeature, where: Where
     with np.errstate(over="ignore"):
         scaled = (squeezed(numbers, feature) - shift) / width
         values = (np.where(missing, feature.fill, scaled) if missing.any() else scaled).astype(np.float32)
-    refuse(~np.isfinite(values), where, f"features.{name} is infinite or beyond the range of float32")
+    if not (good := np.isfinite(values)).all():
+        refuse_value(np.isinf(numbers), where, f"features.{name}", column, "no number; set `clip`, or correct the data")
+        problem = "beyond the range of float32 once it is scaled; set `clip`, or log = true"
+        refuse_value(~good, where, f"features.{name}", column, problem)
     return values, missing
 
 

@@ -37,8 +37,9 @@ class IdColumn(SingleColumn):
         yield self.column
 
     def ids(self, table: pa.Table, clamped: np.ndarray, where: Where) -> Ids:
-        ids, missing = ids_of(table.column(self.column), self.feature.policy)
-        rows, moved = self.lookup.rows_of(ids, where)
+        column = table.column(self.column)
+        ids, missing = ids_of(column, self.feature.policy)
+        rows, moved = self.lookup.rows_of(ids, where, column)
         if moved is not None:
             clamped += moved
         return rows, missing
@@ -92,7 +93,8 @@ class CrossColumn(SingleColumn):
             for _, column, bucket in self.parts
         ]
         gaps = [missing for _, missing in parts if missing is not None]
-        rows, _ = self.lookup.rows_of(cross([ids for ids, _ in parts]), where)
+        crossed = cross([ids for ids, _ in parts])
+        rows, _ = self.lookup.rows_of(crossed, where, pa.array(crossed))
         return rows, np.logical_or.reduce(gaps) if gaps else None
 
 
