@@ -125,7 +125,8 @@ def _preempted(_number: int, _frame: object) -> NoReturn:
 
 def _tell(message: str, world: World | None, kind: str = "error") -> None:
     who = f"[rank {world.rank}] " if world is not None and world.size > 1 else ""
-    print("\n".join(f"{kind}: {who}{line}" for line in message.splitlines()), file=sys.stderr)
+    # Not splitlines: it takes U+2028 and others that stand in names for the end of a line.
+    print("\n".join(f"{kind}: {who}{line}" for line in message.split("\n")), file=sys.stderr)
 
 
 def _unimportable(error: Exception) -> str | None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dist_mtl.doctor.diagnosis import Problem, diagnose, has_error
 from dist_mtl.doctor.findings import Findings, collect
 from dist_mtl.errors import InternalError
+from dist_mtl.terminal.printable import printable
 
 
 def run(as_json: bool = False) -> int:
@@ -29,7 +30,7 @@ def run(as_json: bool = False) -> int:
 
 def render(findings: Findings, problems: Sequence[Problem]) -> str:
     """The page for a person."""
-    lines = [f"{name:<14}{text}" for name, text in _facts(findings)]
+    lines = [f"{name:<14}{printable(text)}" for name, text in _facts(findings)]
     for problem in problems:
         lines += ["", f"{problem.severity.upper()}: {problem.what}", f"  why:  {problem.why}"]
         lines.append("  mend: " + problem.mend.replace("\n", "\n        "))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dist_mtl import cli
 from dist_mtl.terminal import console as rich_home
 from dist_mtl.terminal.console import Console, Table, Words, progress_bars, stacked, styled
 from dist_mtl.terminal.printable import printable
@@ -86,6 +87,11 @@ def test_a_terminal_without_a_width_is_wide_enough(columns: str, monkeypatch: py
     monkeypatch.setenv("LINES", columns)
     assert 40 <= Console().width <= 4_000
     assert "word" in shown_by(styled("word"))
+
+
+def test_a_name_ends_no_line_of_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    cli._tell("features.a\u2028b\x85c\x1cd: wrong\nmend it", None)
+    assert capsys.readouterr().err == "error: features.a\u2028b\x85c\x1cd: wrong\nerror: mend it\n"
 
 
 def test_a_process_without_a_stream_prints_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
