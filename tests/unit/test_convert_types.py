@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from dist_mtl.cli import Parser
 from dist_mtl.convert_command import add_csv, convert_csv
 from dist_mtl.data.column_class import RawColumn
-from dist_mtl.data.convert import lines
+from dist_mtl.data.convert import lines, tabular
+from dist_mtl.data.convert.like import Like
 from dist_mtl.data.files.writer import write_dataset
+from dist_mtl.data.marks import labels_of
 from dist_mtl.errors import ConfigError, DataError
 from tests.samples import rows_of
 
@@ -60,6 +62,9 @@ CASES = {
     "too small": (["1e-400", "1.5"], "double", "more digits"),
     "points of whole numbers": (["12.0", "13.0"], "double", "all its values are whole.*--type x=int64"),
     "large points": (["1234567890123456789.0", "1.5"], "double", "more digits"),
+    "versions": (["1.9", "1.10", "1.1"], "double", "such as 1.10.*first '1.10'.*--id x"),
+    "prices": (["1.90", "1.10", "1.15", "7.00"], "double", None),
+    "exponents that end in 0": (["1.5e-10", "1.25"], "double", None),
     "infinities": (["1", "inf", "-Infinity"], "double", "2 rows hold no number.*'inf'"),
     "an odd nan": (["1.5", "nan(ind)"], "string", "'nan\\(ind\\)'"),
     "spaces": ([" 1", "2 ", " 3 "], "int64", None),
@@ -407,3 +412,21 @@ def test_numbers_written_otherwise_fit_a_pattern_only_on_demand(tmp_path: Path) 
     with pytest.raises(DataError, match="'12.0', which is no int64.*or read it as the number with --type x=int64"):
         run(tmp_path, f"--like={tmp_path / 'pattern'}")
     assert run(tmp_path, f"--like={tmp_path / 'pattern'}", "--type=x=int64")["x"].to_pylist() == [12]
+
+
+def test_a_weight_and_labels_of_a_pattern(tmp_path: Path) -> None:
+    """Three labels, and a weight that rows to be scored need not have."""
+    types = {"x": pa.int64(), "w": pa.float64(), **dict.fromkeys("abc", pa.int8())}
+    like = Like("run", types, frozenset("xw"), tuple("abc"), True, frozenset("w"), is_run=True)
+    source = tabular.Csv((str(tmp_path / "a.csv"),), like=like)
+    (tmp_path / "a.csv").write_text("x\n1\n")
+    assert tabular.convert(source, tabular.Split(), tmp_path / "scored").labels == ()
+    (tmp_path / "a.csv").write_text("c,x,b,a\n0,1,1,1\n")
+    with pytest.raises(DataError, match="no column `w`"):
+        tabular.convert(source, tabular.Split(), tmp_path / "refused")
+    (tmp_path / "a.csv").write_text("c,x,w,b,a\n0,1,0.5,1,1\n1,1,1,0,1\n")
+    made = tabular.convert(source, tabular.Split(), tmp_path / "out")
+    table = rows_of(tmp_path / "out/train")
+    assert table.to_pylist()[0] == {"x": 1, "w": 0.5, "a": 1, "b": 1, "c": 0}
+    assert labels_of(table.schema) == (["a", "b", "c"], True)
+    assert "1 rows have `c` without `b`" in made.tally.told()[1]

@@ -30,6 +30,7 @@ from dist_mtl.data.convert.values import (
 
 PADDED = r"^[+-]?([0-9]+|0[xX][0-9a-fA-F]+)$"  # a whole number that does not come back as it was written, unless WHOLE
 EXPONENT = r"^(-0|[+-]?[0-9]+[eE]\+?[0-9]+)$"  # 1e5: a number beside fractions, else perhaps an id
+ZEROED = r"\.[0-9]+0$"
 NUMBERLIKE = f"{NUMBER}|{SPECIAL}|{PADDED}"
 SAFE_DIGITS = 15  # so many decimal digits always come back from a double
 LONGEST = 300  # digits: what has more is beyond every type
@@ -40,7 +41,7 @@ SHOWN = 40  # characters of a value in a line
 
 
 class Kind(StrEnum):
-    """What a text can be. BIG, WIDE count among WHOLE; ROUNDED, POINTED among FRACTION."""
+    """What a text can be. BIG, WIDE count among WHOLE; ROUNDED, POINTED, ZEROED among FRACTION."""
 
     EMPTY = "empty"  # nothing between two delimiters
     QUOTED = "quoted"  # ""
@@ -53,6 +54,7 @@ class Kind(StrEnum):
     FRACTION = "fraction"
     ROUNDED = "rounded"  # a double has fewer digits
     POINTED = "pointed"  # 12.0
+    ZEROED = "zeroed"  # 1.10
     SPECIAL = "special"  # nan, inf
     TEXT = "text"
     MISFIT = "misfit"  # is not of the type that was asked for
@@ -72,6 +74,7 @@ class Evidence:
 
     counts: Counter[Kind] = field(default_factory=Counter)
     firsts: dict[Kind, tuple[str, Place]] = field(default_factory=dict)
+    decimals: tuple[int, ...] = ()  # of fractions, but for 12.0: the fewest and the most
     odd: tuple[str, ...] = ()  # distinct texts that are no numbers, ODD of them at most
 
     def note(self, kind: Kind, rows: np.ndarray, text: pa.Array, block: Block) -> None:
@@ -85,8 +88,14 @@ class Evidence:
     def add(self, other: "Evidence") -> None:
         """Take in what was seen of later rows."""
         self.counts += other.counts
+        self.spread(*other.decimals)
         self.odd = tuple(dict.fromkeys((*self.odd, *other.odd)))[:ODD]
         self.firsts = other.firsts | self.firsts
+
+    def spread(self, *decimals: int) -> None:
+        """Take in numbers of decimals."""
+        if every := (*self.decimals, *decimals):
+            self.decimals = (min(every), max(every))
 
     def first(self, kind: Kind) -> str:
         """The first text of a kind with its place, for a line."""
@@ -144,6 +153,12 @@ def _see_fractions(evidence: Evidence, text: pa.Array, x: np.ndarray, chosen: np
     pointed = pc.ends_with(text, ".0").fill_null(False).to_numpy(zero_copy_only=False)
     evidence.note(Kind.POINTED, np.flatnonzero(chosen & pointed), text, block)
     lengths = pc.binary_length(text).fill_null(0).to_numpy(zero_copy_only=False)
+    point = pc.find_substring(text, ".").fill_null(-1).to_numpy(zero_copy_only=False)
+    if (cut := chosen & (point >= 0) & ~pointed).any():
+        decimals = (lengths - point - 1)[cut]
+        evidence.spread(int(decimals.min()), int(decimals.max()))
+        rows = np.flatnonzero(cut & pc.ends_with(text, "0").fill_null(False).to_numpy(zero_copy_only=False))
+        evidence.note(Kind.ZEROED, rows[matches(text.take(pa.array(rows)), ZEROED)], text, block)
     long = chosen & ((lengths > SAFE_DIGITS) | ((x == 0) & (lengths > 5)))  # 1e-400 is short, and 0 as a double
     if not long.any():
         return
@@ -233,6 +248,11 @@ def remarks_of(name: str, evidence: Evidence, nulls: tuple[str, ...]) -> list[st
         lines.append(
             f"`{name}`: numbers with a fraction, not whole ones: {rows_of(n[Kind.SPECIAL])} no number "
             f"({evidence.first(Kind.SPECIAL)}); {as_null(evidence.firsts[Kind.SPECIAL][0])} makes it missing"
+        )
+    if kind == pa.float64() and n[Kind.ZEROED] and len(set(evidence.decimals)) > 1:
+        lines.append(
+            f"`{name}`: {rows_of(n[Kind.ZEROED])} a number such as 1.10, others have fewer decimals; 1.10 and 1.1 are "
+            f"then one value ({evidence.first(Kind.ZEROED)}); --id {quoted} keeps them apart"
         )
     if kind == pa.float64() and n[Kind.ROUNDED]:
         lines.append(rounded(name, evidence))
