@@ -16,13 +16,14 @@ from dist_mtl.checkpoint import format as commits
 from dist_mtl.checkpoint import store
 from dist_mtl.compare.comparison import Comparison, compare_runs
 from dist_mtl.config import Config
-from dist_mtl.config.file import parse
 from dist_mtl.errors import CheckpointError, ConfigError, DistMtlError, InternalError
 from dist_mtl.evaluate import Evaluation, evaluate_run
 from dist_mtl.loaded_model import LoadedModel
 from dist_mtl.observe import STREAM
+from dist_mtl.outputs import check_outputs
 from dist_mtl.parallel.world import World
 from dist_mtl.predict import Predictions, predict_run
+from dist_mtl.report.history import read_events
 from dist_mtl.train import train as train_to_the_end
 
 Which = Literal["best", "latest"] | int
@@ -53,16 +54,15 @@ class Run:
         folder = store.latest(self.dir)
         if folder is None:
             raise CheckpointError(f"{self.dir}: no complete commit in it; train first, or correct the path")
-        return parse(commits.read(folder).config, source=str(folder))
+        return commits.config_of(commits.read(folder), folder)
 
     def events(self, name: str | None = None) -> list[dict[str, Any]]:
         """What the run has recorded so far, of all its starts: every event, or those of one name, e.g. `step`."""
+        check_outputs(self.dir)
         try:
-            lines = (self.dir / STREAM).read_text().splitlines()
-        except OSError as error:
+            return [event for event in read_events(self.dir / STREAM) if name in (None, event["event"])]
+        except FileNotFoundError as error:
             raise CheckpointError(f"{self.dir / STREAM}: {error.strerror}; is it the folder of a run?") from None
-        found = [json.loads(line) for line in lines if line.endswith("}")]  # a line may be in the making
-        return [event for event in found if name in (None, event["event"])]
 
 
 AnyRun = Run | str | Path

@@ -19,6 +19,8 @@ from dist_mtl.parallel.shard import Schedule, ShardedModel, shard
 from dist_mtl.parallel.world import World
 from dist_mtl.room import check_model
 
+STATELESS = OptimConfig(embedding=EmbeddingOptim(kind="sgd"))  # of a model that is only scored by
+
 
 def check_world(config: Config) -> None:
     """Raise ConfigError if the ranks can not share a step evenly."""
@@ -103,7 +105,7 @@ def build_for_scoring(config: Config, rt: Runtime, commit: Path | None = None) -
         free = {"kernel": "auto", "cache_share": None}
         tables = {name: table.model_copy(update=free) for name, table in tables.items()}
     config = config.model_copy(update={"sharding": placed, "tables": tables})
-    return _build(config, OptimConfig(embedding=EmbeddingOptim(kind="sgd")), 1, rt, commit, scoring=True)
+    return _build(config, STATELESS, 1, rt, commit, scoring=True)
 
 
 def _build(

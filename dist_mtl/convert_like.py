@@ -1,19 +1,20 @@
 """`convert csv --like`: the columns of a dataset, or those that a run was trained on, as a pattern for other rows."""
 
+import os
 from pathlib import Path
 
 import pyarrow as pa
 
-from dist_mtl.config.file import parse
 from dist_mtl.data.convert.like import Like, simple
 from dist_mtl.data.files import manifest as manifests
 from dist_mtl.data.marks import labels_of
 from dist_mtl.errors import CheckpointError, DataError
+from dist_mtl.outputs import check_outputs
 
 
 def like_of(name: str) -> Like:
     """The columns by the name of a dataset's folder or of a run's. Raises DataError, CheckpointError: it is neither."""
-    if Path(name, "checkpoints").is_dir():
+    if os.path.lexists(Path(name, "checkpoints")):
         return _like_run(name)
     schema = _schema(name)
     labels, funnel = labels_of(schema) or ((), True)
@@ -22,11 +23,13 @@ def like_of(name: str) -> Like:
 
 def _like_run(name: str) -> Like:
     """The columns that the run reads are needed; its weight is, where there are labels."""
-    from dist_mtl.checkpoint import store  # here: importing torch takes seconds
+    from dist_mtl.checkpoint import format as commits  # here: importing torch takes seconds
+    from dist_mtl.checkpoint import store
 
+    check_outputs(name)
     if (commit := store.newest_description(name)) is None:
         raise CheckpointError(f"{name}: no complete checkpoint in it; train first, or name the dataset of its rows")
-    config = parse(commit.config, source=name)
+    config = commits.config_of(commit, name)
     read = frozenset(column for feature in config.features for column in config.columns_of(feature))
     weight = frozenset([config.data.weight] if config.data.weight else [])
     types = {column: raw.arrow and simple(raw.arrow) for column, raw in commit.columns.items()}

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dist_mtl.assemble import STATELESS
 from dist_mtl.checkpoint import format as commits
 from dist_mtl.checkpoint import store
 from dist_mtl.checkpoint.index import fill, read_index
@@ -26,6 +27,7 @@ from dist_mtl.parallel.held import held
 from dist_mtl.parallel.runtime import Runtime, alone
 from dist_mtl.parallel.shard import DYNAMIC
 from dist_mtl.parallel.world import World
+from dist_mtl.room import check_model
 from dist_mtl.scoring import find, probabilities, score
 
 TABLE = "embeddings.collection.embedding_bags.{}.weight"  # the name of a table's weight in a state dict
@@ -83,6 +85,7 @@ class LoadedModel:
 
 def _load(folder: Path, config: Config, rt: Runtime) -> tuple[MultiTaskModel, DynamicIds | None]:
     """The model of a configuration with the weights of a checkpoint. Raises CheckpointError."""
+    check_model(config, STATELESS, True, rt, folder)
     module = MultiTaskModel(config, torch.device("meta"), scoring=True)
     tables = LocalTables(module.embeddings.collection, config.all_tables, rt.device)
     module.embeddings.collection = tables

@@ -173,7 +173,9 @@ def _read(folder: Path, run_dir: str, overrides: tuple[str, ...], raw: bool) -> 
         if not text.startswith("metrics."):
             raise ConfigError(f"--set={text}: a trained model keeps its configuration; only metrics.* can be set here")
     commit = commits.read(folder)
-    config, on = parse(commit.config, overrides, source=str(folder)), TrainedOn(str(folder), commit.columns)
+    config, on = commits.config_of(commit, folder), TrainedOn(str(folder), commit.columns)
+    if overrides:
+        config = parse(commit.config, overrides, source=str(folder))
     # Where it was trained is not where it is scored: another folder, another device.
     config = config.model_copy(update={"run": RunConfig(dir=run_dir)})
     if raw:

@@ -14,7 +14,6 @@ from dist_mtl.checkpoint import store
 from dist_mtl.checkpoint.store import Progress
 from dist_mtl.committer import Committer
 from dist_mtl.config import Config
-from dist_mtl.config.file import parse
 from dist_mtl.data.batch import Batch
 from dist_mtl.data.classes import count_classes
 from dist_mtl.data.column_class import TrainedOn
@@ -83,7 +82,7 @@ def _fitted(config: Config, train: Dataset, rt: Runtime, observer: Observer) -> 
     """A run that goes on takes what its newest commit has; all else is found in one pass over the training rows."""
     commit = rt.from_first(lambda: store.newest_description(config.run.dir))
     if commit is not None:
-        earlier = rt.all_ranks(lambda: parse(commit.config, source=config.run.dir))
+        earlier = rt.all_ranks(lambda: commits.config_of(commit, config.run.dir))
         config = with_found(config, inherited(config, earlier))
     if not unfitted(config):
         return config

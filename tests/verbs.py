@@ -5,10 +5,13 @@ from pathlib import Path
 
 import torch.distributed as dist
 
+from dist_mtl.api import Run
 from dist_mtl.compare.comparison import compare_runs
 from dist_mtl.config.file import parse
+from dist_mtl.convert_like import like_of
 from dist_mtl.errors import DistMtlError
 from dist_mtl.evaluate import evaluate_run
+from dist_mtl.loaded_model import LoadedModel
 from dist_mtl.predict import predict_run
 from dist_mtl.recalibrate import recalibrate_run
 from dist_mtl.report.page import write as report
@@ -25,6 +28,9 @@ VERBS: dict[str, Callable[[Path], object]] = {
     "compare": lambda place: compare_runs(str(place / "run"), str(place / "run"), str(place / "test")),
     "recalibrate": lambda place: recalibrate_run(str(place / "run"), str(place / "held"), "platt"),
     "relatedness": lambda place: recover_run(str(place / "run"), "row", str(place / "test")),
+    "load": lambda place: LoadedModel(place / "run", "best", False),
+    "like": lambda place: like_of(str(place / "run")),
+    "events": lambda place: Run(place / "run").events(),
     "report": lambda place: report(str(place / "run")),
     "verify": lambda place: verify_run(place / "run"),
 }

@@ -141,6 +141,14 @@ def read(folder: Path) -> Commit:
     return commit
 
 
+def config_of(commit: Commit, folder: Path | str) -> Config:
+    """The configuration that a commit was trained by. Raises CheckpointError: it is none, so the commit was changed."""
+    try:
+        return parse(commit.config, source=str(folder))
+    except ConfigError as error:
+        raise CheckpointError(f"{error}\n{folder}: the commit's configuration is none; take another commit") from None
+
+
 def read_recalibration(folder: Path) -> Fit | None:
     """The recalibration that was fitted for a commit; None if none was. Raises CheckpointError."""
     path = folder / RECALIBRATION

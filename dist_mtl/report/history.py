@@ -153,6 +153,22 @@ def _parse(lines: Iterable[bytes]) -> tuple[list[AnyEvent], list[str]]:
     return events, unreadable
 
 
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """The events of a run as they stand there. Raises FileNotFoundError; CheckpointError: a file of no run."""
+    events = []
+    try:
+        for number, line in enumerate(read_lines(path, MAX_LINE, MAX_EVENTS), start=1):
+            # A killed process leaves half a line, and the next one appends its first event to it.
+            fields = fields_of(line[max(line.rfind(HEAD), 0) :], number)
+            events += [fields] if fields is not None and "event" in fields else []
+    except FileNotFoundError:
+        raise
+    except (OSError, BeyondBounds) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{path}: not what a run writes there: {reason}; remove it") from None
+    return events
+
+
 def fields_of(line: bytes, number: int) -> dict[str, Any] | None:
     """The event of a line; None if it is none. Raises BeyondBounds: no killed process leaves such a line."""
     try:

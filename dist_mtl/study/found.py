@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from dist_mtl import __version__
-from dist_mtl.bounded import BeyondBounds, parse_json, read_bytes, read_lines
-from dist_mtl.errors import CheckpointError, DataError
+from dist_mtl.bounded import parse_json, read_bytes
+from dist_mtl.errors import DataError
 from dist_mtl.evaluate import Evaluation
 from dist_mtl.observe import STREAM
 from dist_mtl.outputs import write_file
@@ -98,19 +98,10 @@ def code_of(root: Path) -> Code:
 
 
 def _events(path: Path) -> list[dict[str, Any]]:
-    """The events of a run; half a line, which a killed process leaves, is none."""
-    events = []
     try:
-        for number, line in enumerate(read_lines(path, history.MAX_LINE, history.MAX_EVENTS), start=1):
-            # A killed process leaves half a line, and the next one appends its first event to it.
-            fields = history.fields_of(line[max(line.rfind(history.HEAD), 0) :], number)
-            events += [fields] if fields is not None and "event" in fields else []
+        return history.read_events(path)
     except FileNotFoundError:
         return []
-    except (OSError, BeyondBounds) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"{path}: not what a run writes there: {reason}; remove the cell's folder") from None
-    return events
 
 
 def _with_nan(value: Any) -> Any:

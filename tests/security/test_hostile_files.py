@@ -1,5 +1,6 @@
 """R8: files of a run, a dataset or a study that somebody else has made end a verb in one message, at once."""
 
+import ast
 import json
 import os
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from dist_mtl.errors import CheckpointError, ConfigError, DataError
 from dist_mtl.predict import ABOUT, read_about
 from dist_mtl.study.run import _told
 from dist_mtl.torchx_components import planned
-from tests.security.test_guard import copied
+from tests.security.test_guard import APART, copied
 from tests.verbs import VERBS, ended, make_run
 
 DEEP = b"[" * 200_000 + b"]" * 200_000
@@ -240,3 +241,27 @@ def test_toml(tmp_path: Path, text: bytes) -> None:
 def test_a_configuration_that_is_no_file(tmp_path: Path, kind: str) -> None:
     ODD[kind](tmp_path / "x.toml")
     _raises(ConfigError, lambda: read_toml(tmp_path / "x.toml"), tmp_path / "x.toml", kind)
+
+
+# ---------------------------------------------------------------------------------------------------- nothing forgotten
+# Modules that parse JSON themselves, and whose it is.
+OWN = {
+    "bounded": "the reader",
+    "config.file": "tables that tomllib has read, as JSON",
+    "data.sample.bulk": "what it has dumped itself",
+    "planning.knobs": "a configuration that it has dumped itself",
+    "planning.profile": "tables that tomllib has read, as JSON",
+    "scale.measure": "lines of its own ranks",
+    "scale.rank": "its own command line",
+    "study.found": "a configuration that it has dumped itself",
+}
+
+
+def test_every_json_goes_through_the_reader() -> None:
+    package, found = Path(bounded.__file__).parent, set()
+    for path in package.rglob("*.py"):
+        name = ".".join(path.relative_to(package).with_suffix("").parts).removesuffix(".__init__")
+        calls = {n.attr for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Attribute)}
+        if not name.startswith(APART) and calls & {"loads", "load_json", "validate_json", "model_validate_json"}:
+            found.add(name)
+    assert found - {"config.file"} == set(OWN) - {"config.file"}, found ^ set(OWN)

@@ -115,7 +115,7 @@ def claim(home: Path, rows: int) -> None:
     rewritten(home / LATE, "commit.json", json.dumps(text).encode())
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "predict", "compare", "recalibrate"])
+@pytest.mark.parametrize("verb", ["evaluate", "predict", "compare", "recalibrate", "load"])
 def test_a_table_that_the_files_do_not_hold_is_not_built(place: Path, tmp_path: Path, verb: str) -> None:
     home = copied(place, tmp_path)
     claim(home, HUGE)
@@ -187,3 +187,16 @@ def test_a_table_that_the_files_do_hold_but_no_machine_here(place: Path, tmp_pat
     code, told = ended(lambda: VERBS["evaluate"](home))
     assert code == 66 and f"{home / LATE}: the model needs " in told and folder.name in told, told
     assert issubclass(DamagedCommitError, CheckpointError)
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "train"])
+def test_a_checkpoint_whose_configuration_is_none_is_66(place: Path, tmp_path: Path, verb: str) -> None:
+    home = copied(place, tmp_path)
+    for key, value in (("seed", "x"), ("tables", {}), ("strange", 1), ("model", {"tower": [10**9]})):
+        text = json.loads((home / LATE / "commit.json").read_text())
+        text["config"][key] = value
+        rewritten(home / LATE, "commit.json", json.dumps(text).encode())
+        code, told = ended(lambda: VERBS[verb](home))
+        assert code == 66 and f"{home / LATE}: " in told, (key, code, told)
+        assert verb == "train" or "the commit's configuration is none" in told, (key, told)
+        rewritten(home / LATE, "commit.json", (place / LATE / "commit.json").read_bytes())

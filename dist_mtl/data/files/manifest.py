@@ -191,8 +191,8 @@ def exists(folder: AnyFolder) -> bool:
 
 def _is_manifest(folder: Folder, name: str) -> bool:
     try:
-        TypeAdapter(Manifest).validate_json(folder.read_bytes(name, MAX_BYTES))
-    except (ValidationError, DataError, OSError):
+        TypeAdapter(Manifest).validate_python(parse_json(folder.read_bytes(name, MAX_BYTES)))
+    except (ValueError, DataError, OSError):
         return False
     return True
 
