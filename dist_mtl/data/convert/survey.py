@@ -8,20 +8,10 @@ import numpy as np
 import pyarrow as pa
 
 from dist_mtl.data.convert.columns import Columns, Csv
-from dist_mtl.data.convert.evidence import (
-    Evidence,
-    Kind,
-    as_null,
-    kept_token,
-    remarks_of,
-    rounded,
-    rows_of,
-    see,
-    shown,
-    type_of,
-)
+from dist_mtl.data.convert.evidence import Evidence, Kind, see, shown, type_of
 from dist_mtl.data.convert.lines import Block, Segment, blocks
 from dist_mtl.data.convert.parts import Report
+from dist_mtl.data.convert.remarks import as_null, kept_token, remarks_of, rounded, rows_of
 from dist_mtl.data.convert.values import LOOSE, NULLS, Target, among, labels_of, matches, trimmed, typed
 from dist_mtl.errors import DataError
 
