@@ -79,6 +79,7 @@ CASES = {
     "text": (["a1", "b2", "7"], "string", None),
     "nothing": (["", "", ""], "string", None),
     "quoted nothing": (["a", '""', ""], "string", '1 row holds "" and 1 nothing at all'),
+    "spaces alone in text": (["a", "  ", "NA"], "string", "1 row holds a text such as 'NA'"),
     "quoted numbers": (['"1"', '"22"'], "int64", None),
 }
 
@@ -430,3 +431,9 @@ def test_a_weight_and_labels_of_a_pattern(tmp_path: Path) -> None:
     assert table.to_pylist()[0] == {"x": 1, "w": 0.5, "a": 1, "b": 1, "c": 0}
     assert labels_of(table.schema) == (["a", "b", "c"], True)
     assert "1 rows have `c` without `b`" in made.tally.told()[1]
+
+
+def test_empty_lines_of_one_column_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.csv").write_text('x\n1\n\n2\n""\n')
+    assert run(tmp_path)["x"].to_pylist() == [1, 2, None]
+    assert '1 empty line(s) are no rows; a row without a value is written ""' in capsys.readouterr().out

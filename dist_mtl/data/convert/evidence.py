@@ -43,6 +43,7 @@ class Kind(StrEnum):
 
     EMPTY = "empty"  # nothing between two delimiters
     QUOTED = "quoted"  # ""
+    BLANK = "blank"  # spaces alone: nothing in a number column, a value in a text column
     TOKEN = "token"  # NA, NULL ...: nothing in a number column, a value in a text column
     WHOLE = "whole"
     BIG = "big"  # a whole number that no double has, or a number beyond its range
@@ -210,7 +211,8 @@ def _kinds(words: pa.Array, tokens: tuple[str, ...]) -> np.ndarray:
         kinds[like] = CODE[Kind.FRACTION]
         for kind, pattern in PATTERNS.items():
             kinds[matches(bare, pattern)] = CODE[kind]
-    kinds[among(words, ("", *tokens))] = CODE[Kind.TOKEN]
+    kinds[among(words, tokens)] = CODE[Kind.TOKEN]
+    kinds[among(words, ("",))] = CODE[Kind.BLANK]
     kinds[pc.equal(words, "").to_numpy(zero_copy_only=False)] = CODE[Kind.QUOTED]
     return kinds
 

@@ -22,10 +22,12 @@ class Survey:
 
     rows: dict[int, int] = field(default_factory=dict)
     columns: dict[str, Evidence] = field(default_factory=dict)
+    empty_lines: int = 0  # of files of one column, where they could be rows
 
     def add(self, other: "Survey") -> None:
         """Take in what was seen of later segments."""
         self.rows |= other.rows
+        self.empty_lines += other.empty_lines
         for name, evidence in other.columns.items():
             self.columns.setdefault(name, Evidence()).add(evidence)
 
@@ -51,6 +53,8 @@ class Look:
         for block in blocks(segment, lambda num_bytes: report(num_bytes, 0)):
             texts = self.columns.texts(block)
             survey.rows[segment.number] += texts.num_rows
+            if texts.num_columns == 1:
+                survey.empty_lines += block.data.count(b"\n") - texts.num_rows
             for name, evidence in survey.columns.items():
                 self._see(evidence, name, texts.column(name).combine_chunks(), block)
         yield survey
@@ -112,6 +116,8 @@ def planned(columns: Columns, survey: Survey) -> Plan:
         raise DataError(f"{next(iter(columns.of_path))}: there are no rows in it")
     source, remarks = columns.source, list(columns.remarks)
     labels, problems = _labels(columns, survey, remarks)
+    if survey.empty_lines:
+        remarks.append(f'{survey.empty_lines:,} empty line(s) are no rows; a row without a value is written ""')
     targets = {}
     for name in columns.written:
         if name in columns.labels:
