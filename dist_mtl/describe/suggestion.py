@@ -12,6 +12,7 @@ from dist_mtl.describe.names import IDS, MEASURES
 from dist_mtl.describe.recipe import Recipe, recipe
 from dist_mtl.describe.seen import Seen
 from dist_mtl.errors import ConfigError, DataError
+from dist_mtl.terminal.printable import printable
 
 CUT = 0.99  # share of the lists that keep all their ids
 UNIQUE = 0.9  # an id that so many of the rows have for themselves tells nothing of later rows
@@ -69,7 +70,7 @@ def shown(description: Description) -> str:
     try:
         return suggestion(description)
     except DataError as error:
-        return "".join(f"# {line}\n" for line in str(error).splitlines())
+        return "".join(f"# {printable(line)}\n" for line in str(error).splitlines())
 
 
 def save(text: str, path: str) -> None:
