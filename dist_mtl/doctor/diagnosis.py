@@ -264,6 +264,9 @@ def _launch(f: Findings) -> Iterator[Problem]:
 
 
 def _ranks(f: Findings) -> Iterator[Problem]:
+    if f.refused is not None:
+        name = f.refused.partition("=")[0]
+        yield _error(f.refused.partition(": ")[0], "A run refuses it, as torch does.", f"unset {name}")
     try:
         World.of(f.ranks)
     except ConfigError as error:

@@ -21,7 +21,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from dist_mtl.parallel.world import launcher_variables
+from dist_mtl.errors import ConfigError
+from dist_mtl.parallel.world import DEBUG, check_torch, launcher_variables
 
 DISTRIBUTIONS = (
     "torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "torchx", "torchx-nightly", "urllib3",
@@ -82,6 +83,7 @@ class Findings:
     scheduler: str  # that `torchx run` takes here
     scheduler_file: str | None  # the file that says so; None: torchx's own default
     ranks: Mapping[str, str]  # what a launcher has set
+    refused: str | None  # a variable of torch that a run refuses, and why
     lost_hostname: str | None  # this machine's name, where it does not resolve
 
 
@@ -168,7 +170,12 @@ def _run_probe() -> dict[str, dict[str, object]]:
     code = f"import sys; sys.path[:] = {sys.path!r}; from dist_mtl.doctor.findings import probe; probe()"
     try:
         child = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, encoding="utf-8", errors="replace", timeout=PROBE_TIMEOUT
+            [sys.executable, "-c", code],
+            env={name: value for name, value in os.environ.items() if name != DEBUG},  # `refused` tells of it
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=PROBE_TIMEOUT,
         )
     except subprocess.TimeoutExpired as late:
         return read_probe((late.stdout or b"").decode(errors="replace"), None)
@@ -255,6 +262,15 @@ def _here() -> Path:
         return Path()
 
 
+def _refused() -> str | None:
+    """What a run would say of the environment."""
+    try:
+        check_torch(os.environ)
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
 def _lost_hostname() -> str | None:
     """The name by which torchrun's agent is looked up (torch.distributed.elastic), if it does not resolve here."""
     name = os.environ.get("PET_LOCAL_ADDR") or socket.getfqdn(socket.gethostname())
@@ -311,5 +327,6 @@ def collect() -> Findings:
         scheduler=scheduler,
         scheduler_file=scheduler_file,
         ranks=launcher_variables(os.environ),
+        refused=_refused(),
         lost_hostname=_lost_hostname(),
     )

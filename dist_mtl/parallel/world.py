@@ -52,7 +52,7 @@ class World:
     @classmethod
     def from_env(cls) -> World:
         """The world that the launcher describes; a world of one where there is none. Raises ConfigError as `of`."""
-        _check_torch(os.environ)
+        check_torch(os.environ)
         return cls.of(os.environ)
 
     @classmethod
@@ -85,7 +85,7 @@ class World:
         return self.rank == 0
 
 
-def _check_torch(environment: Mapping[str, str]) -> None:
+def check_torch(environment: Mapping[str, str]) -> None:
     """Raise ConfigError for what ends the import of torch, or what OpenMP passes over with other threads."""
     level, threads = environment.get(DEBUG, "OFF"), environment.get(THREADS, "1")
     if level not in DEBUG_LEVELS:

@@ -43,6 +43,7 @@ CPU = Findings(
     scheduler="local_cwd",
     scheduler_file="/x/.torchxconfig",
     ranks={},
+    refused=None,
     lost_hostname=None,
 )
 GPU = replace(
@@ -185,6 +186,10 @@ CASES = {
     "half of a rank's environment": (
         replace(CPU, ranks={"RANK": "0", "WORLD_SIZE": "8"}), "warning",
         "MASTER_ADDR is not set, beside RANK='0' WORLD_SIZE='8'", "unset RANK WORLD_SIZE",
+    ),
+    "a value that torch does not start with": (
+        replace(CPU, refused="TORCH_DISTRIBUTED_DEBUG='abc': torch does not start with it"), "error",
+        "TORCH_DISTRIBUTED_DEBUG='abc'", "unset TORCH_DISTRIBUTED_DEBUG",
     ),
     "a name that does not resolve": (
         replace(CPU, lost_hostname="box"), "warning", "this machine's name, box, does not resolve",
