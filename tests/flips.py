@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from dist_mtl.data.files import manifest
 from dist_mtl.data.files.manifest import Manifest
-from dist_mtl.data.files.reader import Reader, blocks_of
+from dist_mtl.data.files.reader import blocks_of
 from dist_mtl.data.files.writer import Codec, Encoding, Files
 from dist_mtl.data.order import Span
 from dist_mtl.errors import DamageError, DataError
@@ -54,7 +54,7 @@ def write(folder: Path, codec: Codec) -> Sound:
 def read(folder: Path, listed: Manifest) -> pa.Table:
     """Every row, as training reads them."""
     blocks = blocks_of(listed)
-    return Reader(folder, blocks, tuple(listed.schema)).read([Span(i, 0, b.rows) for i, b in enumerate(blocks)])
+    return samples.reader(folder, listed=listed).read([Span(i, 0, b.rows) for i, b in enumerate(blocks)])
 
 
 def places(sound: Sound, count: int, seed: int, only: str | None = None) -> Iterator[tuple[str, int, int]]:

@@ -10,7 +10,10 @@ import pyarrow.parquet as pq
 
 from dist_mtl.config import Config
 from dist_mtl.config.file import parse
+from dist_mtl.data.files import manifest
 from dist_mtl.data.files.manifest import Manifest
+from dist_mtl.data.files.reader import Reader, blocks_of
+from dist_mtl.data.files.schema import subset
 from dist_mtl.data.files.writer import write_dataset
 
 USERS, ITEMS, TAGS = 101, 53, 37  # rows of the tables: odd, so that row-wise shards differ in size
@@ -52,6 +55,13 @@ def logs(rows: int, seed: int = 0) -> pa.Table:
 def write_logs(folder: str | Path, rows: int, seed: int = 0, files: int = 2, group_rows: int = 100) -> Manifest:
     """Write `logs(rows, seed)` as a dataset of `files` files with row groups of `group_rows` rows."""
     return write_dataset(folder, [logs(rows, seed)], file_rows=-(-rows // files), row_group_rows=group_rows)
+
+
+def reader(folder: str | Path, *names: str, listed: Manifest | None = None) -> Reader:
+    """The reader of a dataset's columns, by default of all of them."""
+    listed = manifest.read(folder) if listed is None else listed
+    schema = manifest.arrow_schema(folder, listed)
+    return Reader(folder, blocks_of(listed), subset(schema, names or schema.names))
 
 
 def rows_of(folder: Path) -> pa.Table:

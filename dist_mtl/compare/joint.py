@@ -15,6 +15,7 @@ from dist_mtl.data.features.keys import keys_of
 from dist_mtl.data.files import manifest as manifests
 from dist_mtl.data.files.manifest import Manifest
 from dist_mtl.data.files.reader import Reader, blocks_of
+from dist_mtl.data.files.schema import subset
 from dist_mtl.data.funnel import broken, spaces
 from dist_mtl.data.order import Span
 from dist_mtl.errors import DataError
@@ -137,7 +138,7 @@ def _numbers(table: pa.Table, name: str) -> np.ndarray:
 def _blocks(folder: Path, manifest: Manifest, columns: Sequence[str]) -> Iterator[tuple[slice, pa.Table]]:
     """The row groups in order, each with the rows it is; `row_number` is checked on the way."""
     blocks, first = blocks_of(manifest), 0
-    reader = Reader(folder, blocks, tuple(dict.fromkeys((ROW, *columns))))
+    reader = Reader(folder, blocks, subset(manifests.arrow_schema(folder, manifest), (ROW, *columns)))
     for index, block in enumerate(blocks):
         table = reader.read([Span(index, 0, block.rows)])
         rows = slice(first, first + block.rows)

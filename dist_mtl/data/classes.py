@@ -3,7 +3,6 @@
 import numpy as np
 import pyarrow as pa
 
-from dist_mtl.data.files.reader import Reader, blocks_of
 from dist_mtl.data.funnel import broken, spaces
 from dist_mtl.data.loader import Dataset
 from dist_mtl.data.order import Span
@@ -15,8 +14,7 @@ def count_classes(dataset: Dataset, part: int, parts: int) -> np.ndarray:
     Rows that break the funnel are in none. Raises DataError for a damaged row group.
     """
     data = dataset.encoder.config.data
-    blocks = blocks_of(dataset.manifest)
-    reader = Reader(dataset.folder, blocks, tuple(data.labels))
+    blocks, reader = dataset.blocks, dataset.reader(data.labels)
     found = spaces(len(data.labels), data.funnel)
     counts = np.zeros((len(found), 2), np.int64)
     for index in range(part, len(blocks), parts):

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
-from dist_mtl.data.features.ids import ids_of, is_string
+from dist_mtl.data.column_class import is_text
+from dist_mtl.data.features.ids import ids_of
 from dist_mtl.data.features.numbers import numbers_of
 from dist_mtl.data.hashing import GOLDEN, mix
 
@@ -21,7 +22,7 @@ def hashes_of(array: pa.Array) -> np.ndarray:
         words = (numbers_of(array) + 0.0).view(np.uint64)  # + 0.0: -0 is 0
     else:
         words = ids_of(array, "hash")[0].view(np.uint64)
-        if is_string(_values(array.type)):
+        if is_text(_values(array.type)):
             return words  # hashed already
     return mix(words + np.uint64(1))  # + 1: `mix` leaves 0 where it is
 

@@ -22,6 +22,7 @@ from dist_mtl.data.files.folder import Folder
 from dist_mtl.data.files.manifest import Manifest
 from dist_mtl.data.files.quarantine import Lost, salvage, without
 from dist_mtl.data.files.reader import Block, Reader, blocks_of
+from dist_mtl.data.files.schema import subset
 from dist_mtl.data.files.unfinished import Unfinished
 from dist_mtl.data.order import EMPTY, InFileOrder, Order, Partitions, Segment
 from dist_mtl.data.prefetch import prefetch
@@ -84,6 +85,10 @@ class Dataset:
         """Every row group, in the manifest's order: what the order's blocks are."""
         return blocks_of(self.manifest)
 
+    def reader(self, columns: Sequence[str]) -> Reader:
+        """Of these columns, each once, in the types of the whole dataset."""
+        return Reader(self.folder, self.blocks, subset(self.schema, columns))
+
     @property
     def columns(self) -> tuple[str, ...]:
         """The Parquet columns to read, each once."""
@@ -103,9 +108,11 @@ class Dataset:
     def _checked(self) -> "Dataset":
         manifests.check_file(self.folder, self.manifest, self.manifest.files[0], full=False)
         self.encoder.check_schema(self.schema, source=str(self.folder))
-        if absent := [name for name in self.carry if name not in self.schema.names]:
-            hint = nearest(absent[0], self.schema.names)
-            raise DataError(f"{self.folder}: there is no column `{absent[0]}` to carry along. {hint}".rstrip())
+        if bad := [name for name in self.carry if self.schema.names.count(name) != 1]:
+            count = self.schema.names.count(bad[0])
+            there = f"are {count} columns" if count else "is no column"
+            hint = "give each its own name" if count else nearest(bad[0], self.schema.names)
+            raise DataError(f"{self.folder}: there {there} `{bad[0]}` to carry along. {hint}".rstrip())
         return self
 
     def verify(self, rank: int, world: int, full: bool) -> None:
@@ -126,7 +133,7 @@ class Dataset:
 
     def _windows(self, rank: int, world: int, start: int, stop: int, gone: Sequence[Lost]) -> Iterator["_Window"]:
         """From the window that holds step start + 1."""
-        source = Unfinished(Reader(self.folder, self.blocks, self.columns))
+        source = Unfinished(self.reader(self.columns))
         known = {one.place for one in gone}
         lost = {i: "" for i, block in enumerate(self.blocks) if (block.path, block.row_group) in known} if known else {}
         step = start
@@ -168,7 +175,7 @@ class Dataset:
 
     def _no_rows(self) -> pa.Table:
         """A table without rows: a rank whose slots are all empty in a short window still takes every step."""
-        return self.schema.empty_table().select(list(self.columns))
+        return subset(self.schema, self.columns).empty_table()
 
 
 @dataclass(frozen=True)

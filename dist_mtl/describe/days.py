@@ -1,6 +1,7 @@
 """The day of a row: from a partition, a column that names days, or a column that tells the time."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -9,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dist_mtl.data.features.ids import is_string, is_time
+from dist_mtl.data.column_class import is_text, stored
+from dist_mtl.data.features.ids import is_time
 from dist_mtl.errors import DataError
 from dist_mtl.hints import nearest
 
@@ -38,8 +40,9 @@ class DayColumn:
             array = array.cast(pa.date32()) if not pa.types.is_date32(array.type) else array
             array = _days(array.view(pa.int32()))
         elif self.how == "number":
-            array = _days(pc.floor(pc.divide(array.cast(pa.float64()), float(DAY * self.unit)))).cast(pa.int64())
-        coded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
+            days = pc.divide(array.cast(pa.float64(), safe=False), float(DAY * self.unit))
+            array = _days(pc.floor(days)).cast(pa.int64())
+        coded = array.cast(stored(array.type)).dictionary_encode()  # a category may have a null among its values
         keys = coded.dictionary.to_pylist()
         order = sorted(range(len(keys)), key=lambda i: keys[i])
         rank = np.empty(len(keys) + 1, np.int64)
@@ -59,7 +62,7 @@ def _days(array: pa.Array) -> pa.Array:
     return pc.if_else(told, array, pa.scalar(None, array.type))
 
 
-def find_day(schema: pa.Schema, partitions: dict[str, str], sample: pa.Table) -> DayColumn | None:
+def find_day(schema: pa.Schema, partitions: Sequence[str], sample: pa.Table) -> DayColumn | None:
     """The column that tells the day: a partition, then a name for days, then a time. None: there is none."""
     named = [name for name in (*partitions, *schema.names) if NAMES.fullmatch(name.lower())]
     for name in (*named, *(n for n in schema.names if TIMES.fullmatch(n.lower())), *schema.names):
@@ -85,10 +88,12 @@ def _as_day(name: str, kind: pa.DataType, sample: pa.Table, is_named: bool) -> D
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         return DayColumn(name, "moment")
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        ends = pc.min_max(sample.column(name)).as_py()
+        column = sample.column(name)
+        column = column.cast(pa.float32()) if pa.types.is_float16(kind) else column  # Arrow compares no other halves
+        ends = pc.min_max(column).as_py()
         for unit, (low, high) in UNITS.items():
             if ends["min"] is not None and low <= ends["min"] and ends["max"] <= high:
                 return DayColumn(name, "number", unit)
         return DayColumn(name, "value") if is_named and pa.types.is_integer(kind) else None
     inner = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return DayColumn(name, "value") if is_named and is_string(inner) and not is_time(inner) else None
+    return DayColumn(name, "value") if is_named and is_text(inner) and not is_time(inner) else None

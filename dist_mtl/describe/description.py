@@ -46,7 +46,8 @@ class Wish:
 
 @dataclass(frozen=True)
 class Description:
-    """What is in a dataset. `unfit`: what the configuration asks of columns that they can not be."""
+    """What is in a dataset. `unfit`: what the configuration asks of columns that they can not be. `repeated`: names
+    that several columns share, which are not looked at."""
 
     folder: str
     manifest: Manifest
@@ -54,6 +55,7 @@ class Description:
     config: Config | None
     unfit: tuple[str, ...]
     beside: dict[str, Beside] = field(default_factory=dict, repr=False)  # the held-out datasets: validation, test
+    repeated: tuple[str, ...] = ()
 
     @property
     def outcomes(self) -> Outcomes:
@@ -98,21 +100,23 @@ def describe(wish: Wish, on_start: OnRows | None = None, on_rows: OnRows | None 
     manifests.check_files(
         folder, manifest, manifest.files, full=False
     )  # the pass itself checks every byte that it reads
-    schema = manifests.arrow_schema(folder, manifest)
+    whole = manifests.arrow_schema(folder, manifest)
+    schema = pa.schema([field for field in whole if whole.names.count(field.name) == 1])
     if on_start is not None:
         on_start(manifest.num_rows)
     outcomes = _outcomes(wish, schema)
-    sample = sample_of(folder, manifest, schema.names)
+    sample = sample_of(folder, manifest, schema)
     bounded = tables.bounded(wish.config) if wish.config is not None else {}
     columns = columns_of(sample, outcomes.labels, bounded)
     if wish.day is not None:
         day = day_of(wish.day, schema, sample, wish.folder)
     else:
-        day = find_day(schema, manifest.partitions, sample)
+        day = find_day(schema, [key for key in manifest.partitions if key in schema.names], sample)
     del sample
-    counts = gather(folder, manifest, Plan(columns, outcomes, day), wish.ranks, on_rows)
+    counts = gather(folder, manifest, schema, Plan(columns, outcomes, day), wish.ranks, on_rows)
     beside = look_at(_held_out(wish), columns, outcomes, wish.ranks)
-    return Description(wish.folder, manifest, counts, wish.config, _unfit(wish, schema), beside)
+    repeated = tuple(sorted(set(whole.names) - set(schema.names)))
+    return Description(wish.folder, manifest, counts, wish.config, _unfit(wish, whole), beside, repeated)
 
 
 def quantile(seen: Seen, share: float) -> float | None:

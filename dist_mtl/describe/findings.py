@@ -45,6 +45,8 @@ def has_bad(description: Description) -> bool:
 
 
 def _unfit(d: Description) -> Iterator[Finding]:
+    for name in d.repeated:
+        yield Finding("look", f"Several columns have the name `{name}`, so none of them is looked at.", "Rename them.")
     for line in d.unfit:
         yield Finding("bad", f"{line}.", "Training would stop before step 1: correct the column or the configuration.")
 

@@ -32,23 +32,27 @@ class Part:
         return sum(block.rows for block in self.blocks)
 
 
-def gather(folder: Folder, manifest: Manifest, plan: Plan, ranks: int, on_rows: OnRows | None = None) -> Counts:
-    """Count all rows, on `ranks` processes. Raises DataError for a row group that can not be read."""
+def gather(
+    folder: Folder, manifest: Manifest, schema: pa.Schema, plan: Plan, ranks: int, on_rows: OnRows | None = None
+) -> Counts:
+    """Count all rows, on `ranks` processes; `schema`: of the columns of the plan.
+
+    Raises DataError for a row group that can not be read.
+    """
     parts, whole = list(_parts(manifest)), Counts(plan)
     ranks = min(ranks, len(parts))
     with Workers(ranks, f"take fewer --ranks than {ranks}") as workers:
-        for part, counts in zip(parts, workers.each(partial(count, folder, plan), parts), strict=True):
+        for part, counts in zip(parts, workers.each(partial(count, folder, schema, plan), parts), strict=True):
             whole.merge(counts)
             if on_rows is not None:
                 on_rows(part.rows)
     return whole
 
 
-def count(folder: Folder, plan: Plan, part: Part) -> Counts:
+def count(folder: Folder, schema: pa.Schema, plan: Plan, part: Part) -> Counts:
     """Count the rows of one part. Memory holds a row group, or as many as make a slice."""
     counts, row = Counts(plan), part.first_row
-    names = tuple(dict.fromkeys(column.name for column in plan.columns))
-    reader = Reader(folder, part.blocks, names)
+    reader = Reader(folder, part.blocks, schema)
     for table in _slices(reader, part.blocks, part.slice_rows):
         counts.add(table, row)
         row += table.num_rows

@@ -67,6 +67,8 @@ class Column:
 
 def kind_of(kind: pa.DataType) -> Kind:
     """What a column of this type is."""
+    if pa.types.is_null(kind):
+        return "other"
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return "number"
     if is_number(kind):
@@ -78,7 +80,7 @@ def kind_of(kind: pa.DataType) -> Kind:
     return "vector" if is_list(kind, is_number) else "other"
 
 
-def sample_of(folder: Folder, manifest: Manifest, names: Sequence[str]) -> pa.Table:
+def sample_of(folder: Folder, manifest: Manifest, schema: pa.Schema) -> pa.Table:
     """Rows from all over a dataset. Raises DataError for a row group that can not be read."""
     blocks = blocks_of(manifest)
     a_row = max(1, sum(file.bytes for file in manifest.files) // manifest.num_rows)
@@ -86,7 +88,7 @@ def sample_of(folder: Folder, manifest: Manifest, names: Sequence[str]) -> pa.Ta
     count = min(len(blocks), GROUPS, max(4, wanted * len(blocks) // manifest.num_rows))
     each = max(1, wanted // count)
     chosen = np.unique(np.linspace(0, len(blocks) - 1, count).round().astype(int))
-    reader = Reader(folder, blocks, tuple(names))
+    reader = Reader(folder, blocks, schema)
     return pa.concat_tables([reader.read([Span(int(i), 0, min(blocks[i].rows, each))]) for i in chosen])
 
 

@@ -14,7 +14,6 @@ import torch
 
 from dist_mtl.config import BucketFeature, Config
 from dist_mtl.data.features.keys import check_key, keys_of
-from dist_mtl.data.files.reader import Reader, blocks_of
 from dist_mtl.data.loader import Dataset
 from dist_mtl.data.order import Span
 from dist_mtl.errors import DataError
@@ -116,8 +115,7 @@ def _count(
     dataset: Dataset, column: str, boundaries: tuple[float, ...] | None, rank: int, world: int
 ) -> tuple[Counter, dict[int | None, str]]:
     """Rows by key in this rank's share, and the keys' names; None: no value."""
-    blocks = blocks_of(dataset.manifest)
-    reader = Reader(dataset.folder, blocks, (column,))
+    blocks, reader = dataset.blocks, dataset.reader((column,))
     counts: Counter[int | None] = Counter()
     titles: dict[int | None, str] = {None: NULL}
     for index in range(rank, len(blocks), world):

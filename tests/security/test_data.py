@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dist_mtl.data.files import manifest, reader
-from dist_mtl.data.files.reader import Reader, blocks_of
+from dist_mtl.data.files.reader import Reader
 from dist_mtl.data.loader import Dataset
 from dist_mtl.data.order import Span
 from dist_mtl.errors import DamageError, DataError
@@ -181,7 +181,7 @@ def write(folder: Path, table: pa.Table, **options: Any) -> Reader:
     pq.write_table(table, folder / "x.parquet", **options)
     listed = manifest.build(folder)
     manifest.write(folder, listed)
-    return Reader(folder, blocks_of(manifest.read(folder)), tuple(table.column_names))
+    return samples.reader(folder)
 
 
 def read_all(source: Reader) -> pa.Table:
@@ -216,7 +216,7 @@ def test_other_columns_of_a_wide_file_do_not_count(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(reader, "MAX_UNPACKED", 1 << 20)
     large = pa.array(np.random.default_rng(0).random(1 << 18))
     source = write(tmp_path / "d", pa.table({"large": large, "click": pa.array(np.zeros(1 << 18, np.int8))}))
-    assert Reader(source.folder, source.blocks, ("click",)).read([Span(0, 0, 10)]).num_rows == 10
+    assert samples.reader(source.folder, "click").read([Span(0, 0, 10)]).num_rows == 10
     with pytest.raises(DataError, match="once unpacked"):
         read_all(source)
 

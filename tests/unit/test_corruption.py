@@ -9,7 +9,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from dist_mtl.data.files import manifest
-from dist_mtl.data.files.reader import Reader, blocks_of
 from dist_mtl.data.order import Span
 from dist_mtl.errors import DamageError, DataError
 from tests import flips, samples
@@ -41,7 +40,7 @@ def test_flips_that_page_checksums_do_not_see(tmp_path: Path) -> None:
 
     def read(listed: manifest.Manifest) -> pa.ChunkedArray | None:
         try:
-            return Reader(sound.folder, blocks_of(listed), ("history_weight",)).read([Span(1, 0, 100)]).column(0)
+            return samples.reader(sound.folder, "history_weight", listed=listed).read([Span(1, 0, 100)]).column(0)
         except DamageError:
             return None
 
@@ -77,8 +76,7 @@ def test_exchanged_files_of_one_size(tmp_path: Path, full: bool) -> None:
 def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
     """The reader has it open already: the end of the file is met within a chunk."""
     samples.write_logs(tmp_path / "d", 400, files=1, group_rows=100)
-    blocks = blocks_of(manifest.read(tmp_path / "d"))
-    reader = Reader(tmp_path / "d", blocks, ("row", "user", "tag"))
+    reader = samples.reader(tmp_path / "d", "row", "user", "tag")
     reader.read([Span(0, 0, 100)])
     with (tmp_path / "d" / flips.NAME).open("r+b") as file:
         file.truncate(3_000)
@@ -93,16 +91,16 @@ def test_files_of_others_are_checked_as_well(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "d" / flips.NAME, row_group_size=1_000, compression="gzip")
     listed = manifest.build(tmp_path / "d")
     assert flips.read(tmp_path / "d", listed).equals(table)
-    some = Reader(tmp_path / "d", blocks_of(listed), ("nested", "tag")).read([Span(1, 10, 20)])
+    some = samples.reader(tmp_path / "d", "nested", "tag", listed=listed).read([Span(1, 10, 20)])
     assert some.equals(table.slice(1_010, 10).select(["nested", "tag"]))
     content = bytearray((tmp_path / "d" / flips.NAME).read_bytes())
     parsed = pq.read_metadata(tmp_path / "d" / flips.NAME)
     leaf = [parsed.schema.column(i).path for i in range(parsed.num_columns)].index("nested.b.list.element")
+    reader = samples.reader(tmp_path / "d", "nested", listed=listed)
+    other = samples.reader(tmp_path / "d", "row", "tag", listed=listed)  # what is not read is not looked at
     content[parsed.row_group(1).column(leaf).data_page_offset + 30] ^= 1
     (tmp_path / "d" / flips.NAME).write_bytes(content)
-    reader = Reader(tmp_path / "d", blocks_of(listed), ("nested",))
     reader.read([Span(0, 0, 1_000), Span(2, 0, 1_000)])
     with pytest.raises(DamageError, match="row group 1: .*CRC-32 of column `nested.b.list.element` differs"):
         reader.read([Span(1, 0, 1_000)])
-    other = Reader(tmp_path / "d", blocks_of(listed), ("row", "tag"))  # what is not read is not looked at
     assert other.read([Span(1, 0, 1_000)]).num_rows == 1_000

@@ -13,7 +13,7 @@ from dist_mtl.config.place import Place, normal, overlap, with_ranges
 from dist_mtl.data.files import manifest
 from dist_mtl.data.files.folder import Folder
 from dist_mtl.data.files.listing import list_folder
-from dist_mtl.data.files.reader import Reader, blocks_of
+from dist_mtl.data.files.reader import blocks_of
 from dist_mtl.data.files.writer import write_dataset
 from dist_mtl.data.loader import Dataset
 from dist_mtl.data.order import Span
@@ -63,7 +63,7 @@ def test_damage_far_away_is_found_and_named(remote: str) -> None:
         manifest.check_files(remote, listed, listed.files, full=True)
     blocks = blocks_of(listed)
     with pytest.raises(DamageError, match=f"memory://bucket/train/{NAME}, row group 0: damaged or unreadable .the CRC"):
-        Reader(remote, blocks, ("row", "user", "item")).read([Span(i, 0, b.rows) for i, b in enumerate(blocks)])
+        samples.reader(remote, "row", "user", "item").read([Span(i, 0, b.rows) for i, b in enumerate(blocks)])
     memory.rm(f"memory://bucket/train/{NAME}")
     with pytest.raises(DataError, match=f"{NAME}: the manifest lists it, but it is missing; restore it"):
         manifest.check_files(remote, listed, listed.files, full=False)
@@ -105,9 +105,9 @@ def test_few_requests_far_away(local: Path) -> None:
     """A row group's 12 chunks lie side by side: one request for all of them, one for a file's footer."""
     fsspec.register_implementation("counted", Requests, clobber=True)
     fsspec.filesystem("counted").put(str(local), "/far", recursive=True)
-    blocks = blocks_of(manifest.read("counted://far"))
+    reader = samples.reader("counted://far", *samples.logs(1).column_names)
     Requests.count = 0
-    Reader("counted://far", blocks, tuple(samples.logs(1).column_names)).read([Span(0, 0, 60), Span(1, 0, 60)])
+    reader.read([Span(0, 0, 60), Span(1, 0, 60)])
     print(f"2 row groups of {len(samples.logs(1).column_names)} columns: {Requests.count} requests")
     assert Requests.count == 3
 

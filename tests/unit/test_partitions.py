@@ -10,7 +10,7 @@ import pytest
 from dist_mtl.config import Config
 from dist_mtl.config.file import parse
 from dist_mtl.data.files import manifest
-from dist_mtl.data.files.reader import Reader, blocks_of
+from dist_mtl.data.files.reader import blocks_of
 from dist_mtl.data.hashing import hash_ids, hash_strings, key
 from dist_mtl.data.loader import Dataset
 from dist_mtl.data.order import Span
@@ -110,7 +110,7 @@ def test_keys_are_columns(logs: Path) -> None:
         hashed = hash_ids(np.array([hash_of(day) for day in carried["day"]]), 1000, key("table", "day"))
         assert batch.ids["day"].values().tolist() == hashed.tolist()
         assert batch.ids["part"].values().tolist() == [int(hour >= 6) for hour in carried["hour"]]
-    reader = Reader(logs, blocks_of(dataset.manifest), ("hour",))
+    reader = dataset.reader(("hour",))
     assert reader.read(dataset.order.segment(0, 0, 0, 1).spans)["hour"].null_count == 0 and not reader._open
 
 
@@ -138,9 +138,8 @@ def test_null_is_in_no_range_and_a_null_in_its_rows(tmp_path: Path) -> None:
     manifest.write(tmp_path, listed)
     assert listed.partitions == {"day": "int64"} and [f.partition["day"] for f in listed.files] == [None, "3"]
     assert len(manifest.read(f"{tmp_path}?day=0..9").files) == 1
-    blocks = blocks_of(manifest.read(tmp_path))
     spans = [Span(i, 0, 10) for i in range(2)]
-    assert Reader(tmp_path, blocks, ("day", "row")).read(spans)["day"].to_pylist() == [None] * 10 + [3] * 10
+    assert samples.reader(tmp_path, "day", "row").read(spans)["day"].to_pylist() == [None] * 10 + [3] * 10
 
 
 def test_names_are_unquoted(tmp_path: Path) -> None:

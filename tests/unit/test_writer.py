@@ -14,7 +14,7 @@ import pytest
 
 from dist_mtl.data.files import manifest
 from dist_mtl.data.files.disk import alone
-from dist_mtl.data.files.reader import OPEN_FILES, Reader, blocks_of
+from dist_mtl.data.files.reader import OPEN_FILES, blocks_of
 from dist_mtl.data.files.writer import write_dataset
 from dist_mtl.data.order import Span
 from dist_mtl.errors import DataError
@@ -29,7 +29,7 @@ def numbered(count: int, first: int = 0) -> pa.Table:
 def read_back(folder: Path) -> list[int]:
     """Every row in the manifest's order."""
     blocks = blocks_of(manifest.read(folder))
-    return Reader(folder, blocks, ("row",)).read([Span(i, 0, b.rows) for i, b in enumerate(blocks)])["row"].to_pylist()
+    return samples.reader(folder, "row").read([Span(i, 0, b.rows) for i, b in enumerate(blocks)])["row"].to_pylist()
 
 
 @pytest.mark.parametrize("sizes", [[1], [10], [7, 0, 3], [1] * 25, [100], [33, 33, 34], [3, 97]])
@@ -55,7 +55,7 @@ def test_every_page_has_a_checksum(tmp_path: Path) -> None:
     raised = 0
     for place in np.linspace(4, footer - 1, 200).astype(int):
         path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
-        reader = Reader(tmp_path / "d", blocks_of(listed), tuple(expected.column_names))
+        reader = samples.reader(tmp_path / "d", listed=listed)
         try:
             assert reader.read([Span(i, 0, 100) for i in range(3)]).equals(expected), f"silent damage at byte {place}"
         except DataError as error:
@@ -110,7 +110,7 @@ def test_a_killed_writer_publishes_nothing(tmp_path: Path) -> None:
 def test_a_reader_holds_few_files_and_locates_rows(tmp_path: Path) -> None:
     write_dataset(tmp_path / "d", [numbered(200)], file_rows=5, row_group_rows=2)
     blocks = blocks_of(manifest.read(tmp_path / "d"))
-    reader = Reader(tmp_path / "d", blocks, ("row",))
+    reader = samples.reader(tmp_path / "d", "row")
     spans = [Span(i, 0, b.rows) for i, b in reversed(list(enumerate(blocks)))]
     rows = reader.read(spans)["row"].to_pylist()
     assert sorted(rows) == list(range(200)) and len(reader._open) <= OPEN_FILES
@@ -123,10 +123,10 @@ def test_a_reader_holds_few_files_and_locates_rows(tmp_path: Path) -> None:
 
 def test_a_file_that_was_exchanged_since_the_manifest_was_read(tmp_path: Path) -> None:
     write_dataset(tmp_path / "d", [numbered(10)])
-    blocks = blocks_of(manifest.read(tmp_path / "d"))
+    reader = samples.reader(tmp_path / "d", "row")
     pq.write_table(numbered(9), tmp_path / "d" / "part-00000.parquet")
     with pytest.raises(DataError, match="part-00000.parquet: changed since the manifest was written"):
-        Reader(tmp_path / "d", blocks, ("row",)).read([Span(0, 0, 10)])
+        reader.read([Span(0, 0, 10)])
 
 
 def test_two_predictions_into_one_folder(tmp_path: Path) -> None:

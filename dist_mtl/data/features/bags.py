@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dist_mtl.data.column_class import is_odd_list
+
 
 @dataclass(frozen=True)
 class Bag:
@@ -24,21 +26,25 @@ class Bag:
 
 
 def is_list(kind: pa.DataType, inner: Callable[[pa.DataType], bool]) -> bool:
-    """Whether a type is a list, of any kind, of what `inner` accepts."""
-    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    return lists and inner(kind.value_type)
+    """Whether a type is a list, of any kind, of what `inner` accepts. A column of null alone has empty lists."""
+    lists = pa.types.is_list(kind) or is_odd_list(kind)
+    return (lists and inner(kind.value_type)) or pa.types.is_null(kind)
 
 
 def lists(table: pa.Table, column: str) -> tuple[pa.Array, np.ndarray]:
     """A list column as its flat values and offsets; a null list is empty."""
-    array = table.column(column).combine_chunks()
+    array = _lists(table.column(column)).combine_chunks()
     lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
     return array.flatten(), np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
+def _lists(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return column.cast(pa.list_(pa.null())) if pa.types.is_null(column.type) else column
+
+
 def offsets_of(table: pa.Table, column: str, longest: int | None) -> np.ndarray:
     """Where each row's list begins once none is longer than `longest`; int64, N + 1."""
-    lengths = pc.fill_null(pc.list_value_length(table.column(column)), 0).to_numpy()
+    lengths = pc.fill_null(pc.list_value_length(_lists(table.column(column))), 0).to_numpy()
     kept = lengths if longest is None else np.minimum(lengths, longest)
     return np.concatenate([[0], np.cumsum(kept, dtype=np.int64)])
 

@@ -14,7 +14,6 @@ from dist_mtl.config import BucketFeature, Config, DenseFeature
 from dist_mtl.data.features.numbers import numbers_of, squeezed
 from dist_mtl.data.features.sketch import Sketch
 from dist_mtl.data.files.quarantine import salvage
-from dist_mtl.data.files.reader import Reader
 from dist_mtl.data.loader import Dataset
 from dist_mtl.data.order import Partitions, Span
 from dist_mtl.errors import DataError
@@ -65,7 +64,7 @@ def first_rows(
     """
     order = dataset.order
     known = order.parts[0].blocks if isinstance(order, Partitions) else range(len(dataset.blocks))
-    reader, mine = Reader(dataset.folder, dataset.blocks, columns), known[part::parts]
+    reader, mine = dataset.reader(columns), known[part::parts]
     spans, rows = [], 0
     for index in mine:
         spans.append(Span(index, 0, dataset.blocks[index].rows))

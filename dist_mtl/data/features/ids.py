@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from dist_mtl.data.column_class import is_text
 from dist_mtl.data.features.refusal import Where, refuse, shown
 from dist_mtl.data.hashing import GOLDEN, hash_ids, hash_keys, hash_strings, key, mix
 from dist_mtl.hints import plural
@@ -18,25 +19,18 @@ NO_ID = -1
 NAMES = ("hash", "dynamic")  # policies to which an id is a name: any 64 bits, or a string
 
 
-def is_string(kind: pa.DataType) -> bool:
-    """Text, or bytes, which some writers do not mark as text; UUIDs are 16 bytes."""
-    kinds = pa.types
-    texts = kinds.is_string(kind) or kinds.is_large_string(kind)
-    return texts or kinds.is_binary(kind) or kinds.is_large_binary(kind) or kinds.is_fixed_size_binary(kind)
-
-
 def is_time(kind: pa.DataType) -> bool:
     """A date, a time of the day, a timestamp, a duration."""
     return pa.types.is_date(kind) or pa.types.is_time(kind) or pa.types.is_timestamp(kind) or pa.types.is_duration(kind)
 
 
 def is_id(kind: pa.DataType, policy: str = "hash") -> bool:
-    """Whether values of this type can be ids under a policy."""
+    """Whether values of this type can be ids under a policy. A column of null alone has none, which is no fault."""
     if pa.types.is_dictionary(kind):
         return is_id(kind.value_type, policy)
-    if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+    if pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind):
         return True
-    return policy in NAMES and (is_string(kind) or is_time(kind))
+    return policy in NAMES and (is_text(kind) or is_time(kind))
 
 
 def wanted(policy: str) -> str:
@@ -53,8 +47,10 @@ def ids_of(column: pa.Array | pa.ChunkedArray, policy: str) -> tuple[np.ndarray,
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     if pa.types.is_dictionary(array.type):
         return _decoded(array, policy)
+    if pa.types.is_null(array.type):
+        return np.zeros(len(array), np.int64), np.ones(len(array), bool)
     missing = array.is_null().to_numpy(zero_copy_only=False) if array.null_count else None
-    if is_string(array.type):
+    if is_text(array.type):
         return _hashed(array), missing
     if pa.types.is_boolean(array.type):
         array = array.cast(pa.int8())

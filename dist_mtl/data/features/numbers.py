@@ -8,9 +8,10 @@ from dist_mtl.data.features.refusal import Where, refuse, refuse_value
 
 
 def is_number(kind: pa.DataType) -> bool:
-    """Integers, floats, decimals; booleans are 0 and 1."""
+    """Integers, floats, decimals; booleans are 0 and 1. A column of null alone has none, which is no fault."""
     kinds = pa.types
-    return kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_decimal(kind) or kinds.is_boolean(kind)
+    numbers = kinds.is_integer(kind) or kinds.is_floating(kind) or kinds.is_decimal(kind)
+    return numbers or kinds.is_boolean(kind) or kinds.is_null(kind)
 
 
 def numbers_of(column: pa.Array | pa.ChunkedArray) -> np.ndarray:

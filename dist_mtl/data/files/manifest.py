@@ -9,7 +9,7 @@ folder as it stands. The old name, `manifest.json`, is still read. In a folder w
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -24,6 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from dist_mtl.bounded import parse_json
 from dist_mtl.data.files import partition
+from dist_mtl.data.files import schema as schemas
 from dist_mtl.data.files.checksum import Footer, OnBytes, digest, pack, read_footer, sha256_of, unpack
 from dist_mtl.data.files.contents import Contents, fault_of
 from dist_mtl.data.files.folder import Folder, reason
@@ -49,6 +50,7 @@ class DataFile:
     sha256: str
     row_groups: tuple[int, ...]  # rows of each
     crc32: str = ""  # of every column chunk and of the footer, packed; empty: listed before there was such a thing
+    types: dict[str, str] = field(default_factory=dict, compare=False)  # of columns that have others in this file
 
     @cached_property
     def checksums(self) -> tuple[np.ndarray, int] | None:
@@ -80,6 +82,10 @@ class Manifest:
         """Name -> type of the files' columns and of the partitions."""
         return self.schema | {key: kind for key, kind in self.partitions.items() if key not in self.schema}
 
+    def types_of(self, file: DataFile) -> dict[str, str]:
+        """Name -> type of the columns that a file itself has."""
+        return self.schema | file.types
+
     def constants(self, file: DataFile) -> dict[str, pa.Scalar]:
         """The columns of a file that its path tells."""
         told = partition.scalars(file.partition, self.partitions) if self.partitions else {}
@@ -99,9 +105,16 @@ class Manifest:
     def digest(self) -> str:
         """sha256 over everything that decides which rows are trained: files and schema."""
         told = ("path", "bytes", "sha256", "row_groups")  # what follows from these is not told again
-        files = [{name: getattr(file, name) for name in told} for file in self.files]
-        tree = {"version": self.version, "schema": self.schema, "files": files}
+        first = self.types_of(self.files[0]) if self.files else self.schema
+        files = [{name: getattr(file, name) for name in told} | self._others(file, first) for file in self.files]
+        tree = {"version": self.version, "schema": first, "files": files}
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+    def _others(self, file: DataFile, first: dict[str, str]) -> dict[str, dict[str, str]]:
+        """The types in which a file differs from the first: of the files that are read, whatever others are listed."""
+        own = {} if first == self.schema and not file.types else self.types_of(file)
+        others = {name: kind for name, kind in own.items() if kind != first[name]}
+        return {"types": others} if others else {}
 
 
 def build(
@@ -157,19 +170,42 @@ def of_file(folder: AnyFolder, path: str, on_bytes: OnBytes = lambda count: None
 
 def joined(folder: AnyFolder, parts: Sequence[Manifest], ceiling: dict[str, float] | None = None) -> Manifest:
     """The files of one part or more as one dataset, by partition, else as they come. Raises DataError as `build`."""
-    folder, first = Folder.of(folder), parts[0]
-    for part in parts:
-        if part.schema != first.schema:
-            raise DataError(
-                f"{folder.at(part.files[0].path)}: its columns differ from those of {folder.at(first.files[0].path)}: "
-                f"{_difference(first.schema, part.schema)}"
-            )
-    files = [file for part in parts for file in part.files]
+    folder = Folder.of(folder)
+    schema, files = _one_schema(folder, parts)
     _check_entries(str(folder), files)
     types = _partitions(folder, files)
     if types:
         files.sort(key=lambda file: partition.place_in_order(file.partition, types))
-    return Manifest(VERSION, first.schema, tuple(files), ceiling or {}, types)
+    return Manifest(VERSION, schema, tuple(files), ceiling or {}, types)
+
+
+def _one_schema(folder: Folder, parts: Sequence[Manifest]) -> tuple[dict[str, str], list[DataFile]]:
+    """The schema of all files, and each file with the types in which it differs. Reads footers only if some differ."""
+    first, files = parts[0].schema, [file for part in parts for file in part.files]
+    if all(part.schema == first and not any(file.types for file in part.files) for part in parts):
+        return first, files
+    own = [part.types_of(file) for part in parts for file in part.files]
+    for file, types in zip(files, own, strict=True):
+        if types.keys() != own[0].keys():
+            raise DataError(
+                f"{folder.at(file.path)}: its columns differ from those of {folder.at(files[0].path)}: "
+                f"{_difference(own[0], types)}"
+            )
+    whole = schema_of(_read_as(folder, zip(files, own, strict=True)))
+    schema = {name: whole[name] for name in own[0]}
+    differing = [{name: kind for name, kind in types.items() if kind != schema[name]} for types in own]
+    return schema, [replace(file, types=types) for file, types in zip(files, differing, strict=True)]
+
+
+def _read_as(folder: Folder, files: Iterable[tuple[DataFile, dict[str, str]]]) -> pa.Schema:
+    """The schema in which files of these types are read: a footer is read for each set of types."""
+    kinds: dict[tuple[tuple[str, str], ...], DataFile] = {}
+    for file, types in files:
+        kinds.setdefault(tuple(sorted(types.items())), file)
+    with ThreadPoolExecutor(THREADS) as pool:
+        footers = list(pool.map(lambda file: footer_of(folder, file), kinds.values()))
+    found = [footer.parsed.schema.to_arrow_schema() for footer in footers]
+    return schemas.joined(found, [folder.at(file.path) for file in kinds.values()])
 
 
 def write(folder: AnyFolder, manifest: Manifest) -> None:
@@ -269,8 +305,11 @@ def _chosen(folder: Folder, manifest: Manifest) -> Manifest:
 
 
 def arrow_schema(folder: AnyFolder, manifest: Manifest) -> pa.Schema:
-    """The Arrow schema of a dataset, from its first file's footer: the columns of the files, then the partitions."""
-    schema = footer_of(Folder.of(folder), manifest.files[0]).parsed.schema.to_arrow_schema()
+    """The types in which a dataset's rows are read: the columns of the files, then the partitions.
+
+    From the first file's footer, and one for each other set of types that files have.
+    """
+    schema = _read_as(Folder.of(folder), ((file, file.types) for file in manifest.files))
     constants = manifest.constants(manifest.files[0])
     return pa.schema([*schema, *(pa.field(key, value.type) for key, value in constants.items())])
 
@@ -326,7 +365,7 @@ def check_file(folder: AnyFolder, manifest: Manifest, file: DataFile, full: bool
         footer = checked_footer(folder, file, stream)
         if full and sha256_of(stream) != file.sha256:
             raise _changed(folder, file, "changed since the manifest was written (sha256 differs)")
-    if _row_groups(footer) != file.row_groups or _schema(footer) != manifest.schema:
+    if _row_groups(footer) != file.row_groups or _schema(footer) != manifest.types_of(file):
         raise _changed(folder, file, "its row groups or columns are not the listed ones")
 
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from dist_mtl.data.files.checksum import Footer
 from dist_mtl.data.files.folder import Folder, reason
 from dist_mtl.data.files.manifest import AnyFolder, DataFile, Manifest, checked_footer
+from dist_mtl.data.files.schema import cast
 from dist_mtl.data.order import Span
 from dist_mtl.errors import DamageError, DataError
 from dist_mtl.hints import plural
@@ -56,11 +57,11 @@ def blocks_of(manifest: Manifest) -> tuple[Block, ...]:
 
 @dataclass
 class Reader:
-    """Reads columns of spans. Holds open file handles; used by one thread at a time."""
+    """Reads the columns of a schema, in its types. Holds open file handles; used by one thread at a time."""
 
     folder: AnyFolder
     blocks: tuple[Block, ...]
-    columns: tuple[str, ...]
+    schema: pa.Schema  # of the columns wanted, each name once; see `schema.subset`
     _open: OrderedDict[str, "_File"] = field(default_factory=OrderedDict)
 
     def __post_init__(self) -> None:
@@ -70,7 +71,7 @@ class Reader:
         """The rows of `spans`, one after the other.
 
         Raises DamageError, naming the file and the row group, for bytes that are not those that were listed; DataError
-        for a file that has gone, was exchanged, or can not be reached.
+        for a file that has gone, was exchanged, can not be reached, or holds values that the schema has no room for.
         """
         return pa.concat_tables([self._read(span) for span in spans])
 
@@ -85,13 +86,13 @@ class Reader:
 
     def _read(self, span: Span) -> pa.Table:
         block = self.blocks[span.block]
-        constants = {name: value for name, value in block.constants.items() if name in self.columns}
-        columns = [name for name in self.columns if name not in constants]
-        table = self._row_group(span.block, columns) if columns else None
-        for name, value in constants.items():
-            column = pa.repeat(value, block.rows)
-            table = pa.table({name: column}) if table is None else table.append_column(name, column)
-        return table.slice(span.start, span.stop - span.start)
+        columns = [name for name in self.schema.names if name not in block.constants]
+        constants = {n: pa.repeat(block.constants[n], block.rows) for n in self.schema.names if n in block.constants}
+        table = self._row_group(span.block, columns) if columns else pa.table(constants)
+        for name, values in constants.items() if columns else ():
+            table = table.append_column(name, values)
+        where = f"{self.folder.at(block.path)}, row group {block.row_group}"
+        return cast(table, self.schema, where).slice(span.start, span.stop - span.start)
 
     def _row_group(self, number: int, columns: list[str]) -> pa.Table:
         block = self.blocks[number]
