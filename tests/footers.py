@@ -16,9 +16,10 @@ import pyarrow.parquet as pq
 import pyarrow.parquet.encryption as pe
 
 from dist_mtl.data.files import manifest
-from dist_mtl.data.files.reader import Reader, blocks_of
+from dist_mtl.data.files.reader import blocks_of
 from dist_mtl.data.order import Span
 from dist_mtl.errors import DataError
+from tests import samples
 
 TABLE = pa.table(
     {
@@ -119,9 +120,9 @@ def verdict(folder: Path, content: bytes) -> str:
         if "the dataset is empty" in str(error):
             return "listed, empty"
         raise
-    for number, block in enumerate(blocks := blocks_of(listed)):
+    for number, block in enumerate(blocks_of(listed)):
         try:
-            Reader(folder, blocks, tuple(listed.schema)).read([Span(number, 0, block.rows)])
+            samples.reader(folder, listed=listed).read([Span(number, 0, block.rows)])
         except DataError:
             return "listed, not read"
     return "read"

@@ -18,6 +18,7 @@ from dist_mtl.data.column_class import Columns as RawColumns
 from dist_mtl.data.features.encode import Encoder
 from dist_mtl.data.features.same_ids import check_same_ids
 from dist_mtl.data.files.quarantine import Lost
+from dist_mtl.data.files.schema import cast, readable
 from dist_mtl.data.order import EMPTY, InFileOrder
 from dist_mtl.errors import DataError
 
@@ -41,7 +42,8 @@ class FrameRows:
         """The rows of a frame. Raises DataError: it is none, or a column is missing, of a type that its feature cannot
         use, or of another class than the one that was trained on."""
         encoder = Encoder(config, labelled=False)
-        table = table_of(frame, encoder, trained_on.columns)
+        table = table_of(frame, encoder.columns, trained_on.columns)
+        table = cast(table, readable(table.schema), SOURCE)
         encoder.check_schema(table.schema, SOURCE)
         check_same_ids(config, trained_on, table.schema, SOURCE)
         order = InFileOrder((table.num_rows,), config.train.global_batch, config.data.shuffle_rows)
@@ -62,12 +64,11 @@ class FrameRows:
                 yield replace(batch, carried=carried)
 
 
-def table_of(frame: Any, encoder: Encoder, trained: RawColumns) -> pa.Table:
-    """The columns of `frame` that `encoder` reads, as far as it has them. `trained`: those of the training rows.
+def table_of(frame: Any, names: Sequence[str], trained: RawColumns) -> pa.Table:
+    """The columns of `frame` with these names, as far as it has them. `trained`: those of the training rows.
 
     Raises DataError for what is no frame, or a column of no Arrow type.
     """
-    names = encoder.columns
     if isinstance(frame, pa.Table):
         found = {name: frame.column(name) for name in names if frame.column_names.count(name) == 1}
         _refuse_twice(names, frame.column_names)
@@ -82,7 +83,7 @@ def table_of(frame: Any, encoder: Encoder, trained: RawColumns) -> pa.Table:
         raise DataError(
             f"{type(frame).__name__} is no frame to score; pass a pandas DataFrame, a pyarrow Table or a list of dicts"
         )
-    return pa.table({name: _typed(column, name, encoder, trained) for name, column in found.items()})
+    return pa.table(found)
 
 
 def answer(frame: Any, columns: Columns) -> Any:
@@ -124,15 +125,3 @@ def _from_pandas(series: Any, name: str, trained: RawColumns) -> pa.Array | pa.C
     if (numbers != np.trunc(numbers)).any() or (np.abs(numbers) > EXACT).any():
         return array  # of another class, which is refused
     return array.cast(pa.int64())
-
-
-def _typed(
-    column: pa.Array | pa.ChunkedArray, name: str, encoder: Encoder, trained: RawColumns
-) -> pa.Array | pa.ChunkedArray:
-    """A column of nulls alone gets a type that its features can use: one row as a dict has many such columns."""
-    if not pa.types.is_null(column.type):
-        return column
-    before = trained[name].arrow if name in trained else None
-    kinds = (before, pa.float64(), pa.int64(), pa.list_(pa.int64()), pa.list_(pa.float64()))
-    fitting = (kind for kind in kinds if kind is not None and encoder.can_be(name, kind))
-    return pa.nulls(len(column), next(fitting, pa.null()))

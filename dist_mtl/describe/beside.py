@@ -5,19 +5,19 @@ values are in one of them only (the user or page that the rows were split by) te
 """
 
 import os.path
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import pyarrow as pa
 
 from dist_mtl.config.place import Place
+from dist_mtl.data.column_class import columns_of, same_class
 from dist_mtl.data.distinct import KEPT
 from dist_mtl.data.files import manifest as manifests
 from dist_mtl.data.files.folder import Folder
 from dist_mtl.describe.counts import Counts, Plan
 from dist_mtl.describe.gather import gather
-from dist_mtl.describe.look import Column
-from dist_mtl.describe.outcomes import Outcomes, check_labels
+from dist_mtl.describe.outcomes import check_labels
 from dist_mtl.describe.seen import Seen
 from dist_mtl.errors import DataError
 
@@ -62,9 +62,9 @@ class Beside:
         return next((one for one in found if one.column.name == name), None)
 
 
-def look_at(folders: dict[str, str], columns: Sequence[Column], outcomes: Outcomes, ranks: int) -> dict[str, Beside]:
-    """Held-out datasets by name. Reads every row of them once."""
-    return {name: _look(place, columns, outcomes, ranks) for name, place in folders.items()}
+def look_at(folders: dict[str, str], train: pa.Schema, plan: Plan, ranks: int) -> dict[str, Beside]:
+    """Held-out datasets by name. Reads every row of them once, in the types of the train rows."""
+    return {name: _look(place, train, plan, ranks) for name, place in folders.items()}
 
 
 def places(folder: str) -> dict[str, str]:
@@ -88,7 +88,8 @@ def _is_there(url: str) -> bool:
     return True
 
 
-def _look(url: str, columns: Sequence[Column], outcomes: Outcomes, ranks: int) -> Beside:
+def _look(url: str, train: pa.Schema, plan: Plan, ranks: int) -> Beside:
+    columns, outcomes = plan.columns, plan.outcomes
     try:
         folder = Folder.of(url)
         manifest = manifests.read(folder)
@@ -96,10 +97,11 @@ def _look(url: str, columns: Sequence[Column], outcomes: Outcomes, ranks: int) -
         schema = manifests.arrow_schema(folder, manifest)
         if absent := [one.name for one in columns if one.name not in schema.names]:
             raise DataError(f"there is no column `{absent[0]}` in it")
-        if other := [one for one in columns if str(schema.field(one.name).type) != one.type]:
-            raise DataError(f"column `{other[0].name}` is {schema.field(other[0].name).type}, not {other[0].type}")
+        here, there = columns_of(schema), columns_of(train)
+        if other := [name for name in there if not same_class(here[name].kind, there[name].kind)]:
+            raise DataError(f"column `{other[0]}` is {here[other[0]]}, not {there[other[0]]}")
         check_labels(outcomes.labels, outcomes.funnel, schema, url)
-        counts = gather(folder, manifest, Plan(tuple(columns), outcomes, None), ranks)
+        counts = gather(folder, manifest, train, replace(plan, day=None), ranks)
         for name, count in zip(outcomes.labels, counts.labels, strict=True):
             if count.nulls or count.bad:
                 raise DataError(f"label `{name}` is not 0 or 1 in {count.nulls + count.bad:,} of its rows")

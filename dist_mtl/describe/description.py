@@ -113,8 +113,9 @@ def describe(wish: Wish, on_start: OnRows | None = None, on_rows: OnRows | None 
     else:
         day = find_day(schema, [key for key in manifest.partitions if key in schema.names], sample)
     del sample
-    counts = gather(folder, manifest, schema, Plan(columns, outcomes, day), wish.ranks, on_rows)
-    beside = look_at(_held_out(wish), columns, outcomes, wish.ranks)
+    plan = Plan(columns, outcomes, day)
+    counts = gather(folder, manifest, schema, plan, wish.ranks, on_rows)
+    beside = look_at(_held_out(wish), schema, plan, wish.ranks)
     repeated = tuple(sorted(set(whole.names) - set(schema.names)))
     return Description(wish.folder, manifest, counts, wish.config, _unfit(wish, whole), beside, repeated)
 

@@ -7,6 +7,7 @@ to file. `make arrow-fuzz` draws 2,000 cases; ARROW_FUZZ_CASES sets how many.
 import os
 import random
 import re
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
@@ -21,6 +22,7 @@ import pytest
 from dist_mtl.config import Config
 from dist_mtl.config.file import parse
 from dist_mtl.data.files import manifest
+from dist_mtl.data.files.schema import subset
 from dist_mtl.data.loader import Dataset
 from dist_mtl.describe.description import Wish, describe
 from dist_mtl.describe.findings import findings
@@ -181,6 +183,14 @@ def _blank(kind: pa.FixedSizeListType) -> list[Any]:
     return [None if field.nullable else value(draw, kind.value_type, nullable=False) for _ in range(kind.list_size)]
 
 
+def _struct(inner: pa.DataType) -> pa.DataType:
+    return pa.struct([pa.field("x", inner)])
+
+
+def _struct(inner: pa.DataType) -> pa.DataType:
+    return pa.struct([pa.field("x", inner)])
+
+
 class Column:
     """How a column looks in each file: a family of types, in lists or not, or all kinds of nesting."""
 
@@ -188,17 +198,16 @@ class Column:
         self.draw = draw
         self.family = draw.choice(list(FAMILIES))
         self.shape = draw.choices(["plain", "list", "struct", "map", "deep"], [50, 25, 8, 5, 12])[0]
-        self.outer = draw.choice([pa.list_, lambda of: pa.struct([pa.field("x", of)]), lambda of: pa.map_(pa.int8(), of)])
-        self.fixed = self._kind() if draw.random() < 0.6 else None
-        self.breaks = draw.random() < 0.05  # of another class in some file
+        self.outer = draw.choice([pa.list_, _struct, lambda inner: pa.map_(pa.int8(), inner)])
+        self.fixed = self._kind() if draw.random() < 0.4 else None
+        self.breaks = draw.random() < 0.04  # of another class in some file
         self.is_null = draw.random() < 0.1  # of no type in some file
 
     def _kind(self) -> pa.DataType:
-        draw, shape = self.draw, self.shape
-        inner = draw.choice(FAMILIES[self.family])
+        draw, inner = self.draw, self.draw.choice(FAMILIES[self.family])
         nullable = draw.random() < 0.7 or self.family == "null"
         field = pa.field(draw.choice(["item", "element"]), inner, nullable=nullable)
-        match shape:
+        match self.shape:
             case "plain":
                 return inner
             case "list":
@@ -207,75 +216,65 @@ class Column:
                 return pa.struct([pa.field("x", inner, nullable=nullable), pa.field("n", draw.choice(WHOLE[:4]))])
             case "map":
                 return pa.map_(pa.string(), inner)
-        inner = draw.choice(LISTS)(field)
-        return self.outer(inner)
+        return self.outer(draw.choice(LISTS)(field))
 
     def kind(self) -> pa.DataType:
         """In one file."""
         if self.breaks and self.draw.random() < 0.5:
             return self.draw.choice([pa.string(), pa.int32(), pa.bool_(), pa.list_(pa.string())])
         if self.is_null and self.draw.random() < 0.4:
-            return pa.null() if self.shape == "plain" else self.draw.choice([pa.null(), pa.list_(pa.null())])
+            return self.draw.choice([pa.null(), pa.list_(pa.null())]) if self.shape == "list" else pa.null()
         return self._kind() if self.fixed is None else self.fixed
 
+    def feature(self, name: str) -> dict[str, Any] | None:
+        """A feature that mostly fits the column."""
+        numbers = self.family in ("real", "decimal", "tensor")
+        kinds = {"plain": ["dense", "bucket"] if numbers else ["id", "dynamic", "cross"], "list": ["bag"]}
+        kind = self.draw.choice(kinds.get(self.shape, [None]))
+        if self.draw.random() < 0.1:
+            kind = self.draw.choice(["id", "dynamic", "cross", "dense", "bucket", "bag"])
+        match kind:
+            case "id" | "bag":
+                return {"kind": kind, "column": name, "table": "t"}
+            case "dynamic":
+                return {"kind": "id", "column": name, "table": "d", "policy": "dynamic"}
+            case "dense":
+                null = self.draw.choice(["fill", "indicator"])
+                return {"kind": "dense", "column": name, "clip": [-100.0, 100.0], "null": null}
+            case "bucket":
+                return {"kind": "bucket", "column": name, "boundaries": [0.5, 2.0]}
+            case "cross":
+                return {"kind": "cross", "of": [name, "k"], "table": "t"}
+        return None
 
-def written(draw: random.Random, folder: Path) -> dict[str, pa.DataType]:
-    """Files of a drawn schema; the columns' types in the first."""
+
+def written(draw: random.Random, folder: Path) -> dict[str, Any]:
+    """Files of a drawn schema; features of their columns. Raises ArrowNotImplementedError for what is not writable."""
     folder.mkdir(parents=True)
     columns = {f"c{i}": Column(draw) for i in range(draw.randint(1, 5))}
-    names, twice, first = list(columns), draw.random() < 0.04, {}
-    for number in range(draw.choice([1, 1, 2, 3])):
+    twice = draw.random() < 0.04
+    for number in range(draw.choice([1, 2, 3])):
         rows = draw.choice([0, 1, 9, 30]) if number else draw.choice([1, 9, 30])
-        kinds = [columns[name].kind() for name in names]
-        fields = [
-            pa.field(name, kind, nullable=draw.random() < 0.8 or "null" in str(kind).removesuffix(" not null"))
-            for name, kind in zip(names, kinds, strict=True)
-        ]
-        if draw.random() < 0.2:
-            draw.shuffle(fields)
+        fields = []
+        for name, column in columns.items():
+            kind = column.kind()
+            fields.append(pa.field(name, kind, nullable=draw.random() < 0.8 or "null" in str(kind)))
         fields += [fields[0]] if twice else []
         fields += [pa.field(label, draw.choice([pa.int8(), pa.int32()])) for label in ("click", "conversion", "k")]
-        arrays = []
-        for field in fields:
-            if field.name in columns:
-                arrays.append(array(draw, field, rows))
-            else:
-                arrays.append(
-                    pa.array([i % 2 if field.name != "conversion" else 0 for i in range(rows)]).cast(field.type)
-                )
+        if draw.random() < 0.2 and not twice:
+            draw.shuffle(fields)
+        parity = {"click": 1, "k": 1, "conversion": 0}
+        arrays = [
+            pa.array([i % 2 * parity[field.name] for i in range(rows)], field.type)
+            if field.name in parity
+            else array(draw, field, rows)
+            for field in fields
+        ]
         table = pa.Table.from_arrays(arrays, schema=pa.schema(fields))
-        pq.write_table(table, folder / f"{number}.parquet", row_group_size=draw.choice([4, 100]),
-                       store_schema=draw.random() < 0.9, use_dictionary=draw.random() < 0.7)  # fmt: skip
-        first = first or {field.name: field.type for field in fields}
-    return first
-
-
-def features(draw: random.Random, types: dict[str, pa.DataType]) -> dict[str, Any]:
-    """Of some columns, mostly such as fit."""
-    found: dict[str, Any] = {}
-    for name, kind in types.items():
-        if name in ("click", "conversion", "k") or draw.random() < 0.3:
-            continue
-        kinds = ["id", "dynamic", "dense", "bucket", "cross"]
-        if hasattr(kind, "value_field") and not pa.types.is_map(kind):
-            kinds = ["bag"] * 6 + kinds
-        elif pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-            kinds = ["dense", "bucket", "dense"] + kinds
-        match draw.choice(kinds):
-            case "id":
-                found[f"f_{name}"] = {"kind": "id", "column": name, "table": "t"}
-            case "dynamic":
-                found[f"f_{name}"] = {"kind": "id", "column": name, "table": "d", "policy": "dynamic"}
-            case "dense":
-                null = draw.choice(["fill", "indicator"])
-                found[f"f_{name}"] = {"kind": "dense", "column": name, "clip": [-100.0, 100.0], "null": null}
-            case "bucket":
-                found[f"f_{name}"] = {"kind": "bucket", "column": name, "boundaries": [0.5, 2.0]}
-            case "bag":
-                found[f"f_{name}"] = {"kind": "bag", "column": name, "table": "t"}
-            case "cross":
-                found[f"f_{name}"] = {"kind": "cross", "of": [name, "k"], "table": "t"}
-    return found | {"k": {"kind": "id", "table": "t"}}
+        options = {"store_schema": draw.random() < 0.9, "use_dictionary": draw.random() < 0.7}
+        pq.write_table(table, folder / f"{number}.parquet", row_group_size=draw.choice([4, 100]), **options)
+    used = {f"f_{name}": column.feature(name) for name, column in columns.items() if draw.random() < 0.7}
+    return {"k": {"kind": "id", "table": "t"}} | {name: feature for name, feature in used.items() if feature}
 
 
 def config(folder: Path, chosen: dict[str, Any]) -> Config:
@@ -292,10 +291,22 @@ def config(folder: Path, chosen: dict[str, Any]) -> Config:
     )
 
 
-def rows_of(dataset: Dataset) -> int:
+def trained(folder: Path, one: Config) -> None:
     """Everything that the model would be given, read and encoded."""
+    dataset = Dataset.open(str(folder), one, shuffle=True)
     dataset.verify(0, 1, full=True)
-    return sum(batch.num_rows if hasattr(batch, "num_rows") else 1 for batch in dataset.batches(0, 1))
+    for _ in dataset.batches(0, 1):
+        pass
+
+
+def predicted(folder: Path, one: Config) -> None:
+    """The same in the order of the files, and all columns kept beside the scores."""
+    names = manifest.arrow_schema(folder, manifest.read(folder)).names
+    keep = [name for name in names if names.count(name) == 1]
+    dataset = Dataset.open_to_score(str(folder), one, keep, labelled=False)
+    with pq.ParquetWriter(folder.parent / "kept", subset(dataset.schema, keep)) as writer:
+        for batch in dataset.batches(0, 1):
+            writer.write_table(batch.carried.table.select(keep))
 
 
 def described(folder: Path, one: Config) -> None:
@@ -314,20 +325,19 @@ def verdict(action: Callable[[], Any]) -> str | None:
     return None
 
 
-def verdicts(seed: int, folder: Path) -> tuple[str, dict[str, str | None]]:
-    """One case: what each verb says of it."""
-    draw = random.Random(seed)
-    chosen = features(draw, written(draw, folder))
-    refused = verdict(lambda: manifest.write(folder, manifest.build(folder)))
-    if refused is not None:
-        return "listing", {"listing": refused}
+def verdicts(seed: int, folder: Path) -> dict[str, str | None]:
+    """One case: what each verb says of it; if the listing refuses it, there is no other."""
+    for attempt in range(20):
+        try:
+            chosen = written(random.Random(f"{seed} {attempt}"), folder)
+            break
+        except pa.ArrowNotImplementedError:  # some nestings cannot be written
+            shutil.rmtree(folder)
+    if refused := verdict(lambda: manifest.write(folder, manifest.build(folder))):
+        return {"listing": refused}
     one = config(folder, chosen)
-    verbs = {
-        "train": lambda: rows_of(Dataset.open(str(folder), one, shuffle=True)),
-        "predict": lambda: rows_of(Dataset.open_to_score(str(folder), one, (), labelled=False)),
-        "describe": lambda: described(folder, one),
-    }
-    return "verbs", {name: verdict(action) for name, action in verbs.items()}
+    actions = {"train": trained, "predict": predicted, "describe": described}
+    return {verb: verdict(lambda action=action: action(folder, one)) for verb, action in actions.items()}
 
 
 @pytest.mark.parametrize("chunk", range(-(-CASES // CHUNKS)))
@@ -335,10 +345,10 @@ def test_every_verb_says_the_same(chunk: int, tmp_path: Path) -> None:
     told: Counter[str] = Counter()
     for seed in range(chunk * CHUNKS, min(CASES, (chunk + 1) * CHUNKS)):
         try:
-            where, by_verb = verdicts(seed, tmp_path / f"{seed}" / "logs")
+            by_verb = verdicts(seed, tmp_path / f"{seed}" / "logs")
         except BaseException as error:
             raise AssertionError(f"seed {seed}: {type(error).__name__}: {error}") from error
         refusing = [verb for verb, error in by_verb.items() if error is not None]
         assert len(refusing) in (0, len(by_verb)), f"seed {seed}: {by_verb}"
-        told[f"refused by {where}" if refusing else "accepted"] += 1
+        told["accepted" if not refusing else f"refused by {'all' if len(refusing) > 1 else 'the listing'}"] += 1
     print(dict(told))

@@ -13,11 +13,11 @@ import pytest
 from dist_mtl.config.place import Place, with_ranges
 from dist_mtl.data.files import manifest
 from dist_mtl.data.files.listing import list_folder
-from dist_mtl.data.files.reader import Reader, blocks_of
+from dist_mtl.data.files.reader import blocks_of
 from dist_mtl.data.files.writer import write_dataset
 from dist_mtl.data.order import Span
 from dist_mtl.errors import DataError
-from tests import footers
+from tests import footers, samples
 
 fsspec = pytest.importorskip("fsspec", reason="fsspec is optional; without it only pyarrow's filesystems are known")
 TABLE = pa.table({"a": [1, 2, 3]})
@@ -43,8 +43,8 @@ def read(folder: str) -> None:
     """Check and read all that the manifest lists, as a run does."""
     there = manifest.read(folder)
     manifest.check_files(folder, there, there.files, full=True)
-    columns, blocks = manifest.arrow_schema(folder, there).names, blocks_of(there)
-    rows = Reader(folder, blocks, tuple(columns)).read([Span(i, 0, block.rows) for i, block in enumerate(blocks)])
+    blocks = blocks_of(there)
+    rows = samples.reader(folder).read([Span(i, 0, block.rows) for i, block in enumerate(blocks)])
     assert rows["a"].to_pylist() == [1, 2, 3] * len(there.files)
 
 

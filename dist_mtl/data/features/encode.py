@@ -79,10 +79,6 @@ class Encoder:
         if problems:
             raise DataError("\n".join(dict.fromkeys(problems)))
 
-    def can_be(self, column: str, kind: pa.DataType) -> bool:
-        """Whether every feature of a column can use this type."""
-        return all(fits(kind) for name, _, fits in self._uses() if name == column)
-
     def encode(self, table: pa.Table, where: Where) -> Rows:
         """Encode `table`. Raises DataError, with the place from `where`, for the first row that breaks a rule."""
         count, data = table.num_rows, self.config.data

@@ -1,7 +1,7 @@
 """An array in another type that holds its values, see `joined_type`.
 
 Arrow casts the leaves. It does not cast what is nested, for Arrow 26 makes arrays with buffers that are too short of
-list views, and of lists of null (measured, tests/unit/test_schemas.py).
+list views, and of lists of null (measured, tests/unit/test_joined_types.py).
 """
 
 import numpy as np
@@ -24,17 +24,40 @@ def in_type(array: pa.Array, kind: pa.DataType) -> pa.Array:
         fields = [in_type(array.field(i), field.type) for i, field in enumerate(kind)]
         return pa.StructArray.from_arrays(fields, fields=list(kind), mask=array.is_null())
     if types.is_map(kind):
-        offsets = array.offsets.to_numpy()
-        inside = slice(offsets[0], offsets[-1])
+        offsets, inside = _offsets(array)
         keys, items = in_type(array.keys[inside], kind.key_type), in_type(array.items[inside], kind.item_type)
-        starts = pa.array(offsets - offsets[0], pa.int32())
-        return pa.MapArray.from_arrays(starts, keys, items, type=kind, mask=array.is_null())
+        return pa.MapArray.from_arrays(pa.array(offsets, pa.int32()), keys, items, type=kind, mask=array.is_null())
     if types.is_fixed_size_list(kind):
-        values = array.values[array.offset * kind.list_size : (array.offset + len(array)) * kind.list_size]
-        return pa.FixedSizeListArray.from_arrays(in_type(values, kind.value_type), type=kind, mask=array.is_null())
+        return pa.FixedSizeListArray.from_arrays(
+            in_type(_fixed(array), kind.value_type), type=kind, mask=array.is_null()
+        )
     if types.is_list(kind) or types.is_large_list(kind):
-        lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
+        offsets, values = _spread(array)
         of, width = (pa.ListArray, pa.int32()) if types.is_list(kind) else (pa.LargeListArray, pa.int64())
-        offsets = pa.array(np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]), width)
-        return of.from_arrays(offsets, in_type(array.flatten(), kind.value_type), type=kind, mask=array.is_null())
+        values = in_type(values, kind.value_type)
+        return of.from_arrays(pa.array(offsets, width), values, type=kind, mask=array.is_null())
     return array.cast(kind)
+
+
+def _spread(array: pa.Array) -> tuple[np.ndarray, pa.Array]:
+    """Any kind of list as (offsets int64, N + 1; values). What stands in the place of a null may be anything."""
+    types = pa.types
+    if types.is_fixed_size_list(array.type):
+        return np.arange(len(array) + 1) * array.type.list_size, _fixed(array)
+    if types.is_list(array.type) or types.is_large_list(array.type):
+        offsets, inside = _offsets(array)
+        return offsets, array.values[inside]
+    lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    return offsets, array.flatten() if offsets[-1] else array.values[:0]  # Arrow flattens not every empty array
+
+
+def _offsets(array: pa.Array) -> tuple[np.ndarray, slice]:
+    """(offsets from 0 on, the values that they are of)."""
+    offsets = array.offsets.to_numpy().astype(np.int64)
+    return offsets - offsets[0], slice(offsets[0], offsets[-1])
+
+
+def _fixed(array: pa.Array) -> pa.Array:
+    size = array.type.list_size
+    return array.values[array.offset * size : (array.offset + len(array)) * size]

@@ -6,28 +6,25 @@ true probabilities). Every engine passes over a name that begins with _, so pand
 folder as it stands. The old name, `manifest.json`, is still read. In a folder with both, `_manifest.json` counts.
 """
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from dataclasses import asdict, replace
 from itertools import compress
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
 from dist_mtl.bounded import parse_json
 from dist_mtl.data.files import partition
 from dist_mtl.data.files import schema as schemas
-from dist_mtl.data.files.checksum import Footer, OnBytes, digest, pack, read_footer, sha256_of, unpack
+from dist_mtl.data.files.checksum import Footer, OnBytes, digest, pack, read_footer, sha256_of
 from dist_mtl.data.files.contents import Contents, fault_of
 from dist_mtl.data.files.folder import Folder, reason
+from dist_mtl.data.files.listed import DataFile, Manifest
 from dist_mtl.errors import DataError
 from dist_mtl.terminal.printable import printable
 
@@ -39,82 +36,6 @@ MAX_ROWS = 1 << 40  # of a dataset; beyond 2**63 numbers of rows would wrap, and
 AGAIN = "list the folder again, which lists each file once"
 THREADS = 8  # files looked at side by side: hashing lets go of the interpreter, and a store far away takes its time
 AnyFolder = str | Path | Folder
-
-
-@dataclass(frozen=True)
-class DataFile:
-    """One Parquet file of a dataset."""
-
-    path: str
-    bytes: int
-    sha256: str
-    row_groups: tuple[int, ...]  # rows of each
-    crc32: str = ""  # of every column chunk and of the footer, packed; empty: listed before there was such a thing
-    types: dict[str, str] = field(default_factory=dict, compare=False)  # of columns that have others in this file
-
-    @cached_property
-    def checksums(self) -> tuple[np.ndarray, int] | None:
-        """(row groups, columns) CRC-32s, and the footer's; None if they are not known."""
-        return unpack(self.crc32, len(self.row_groups)) if self.crc32 else None
-
-    @property
-    def partition(self) -> partition.Values:
-        """What the folders above it say of its rows: {"day": "2024-01-01"}."""
-        return partition.values_of(self.path)
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """The files of a dataset in their order, with the schema that all of them have."""
-
-    version: int
-    schema: dict[str, str]
-    files: tuple[DataFile, ...]
-    ceiling: dict[str, float] = field(default_factory=dict)
-    partitions: dict[str, str] = field(default_factory=dict)  # key -> type, over all files, whichever are chosen
-
-    @property
-    def num_rows(self) -> int:
-        return sum(sum(f.row_groups) for f in self.files)
-
-    @property
-    def columns(self) -> dict[str, str]:
-        """Name -> type of the files' columns and of the partitions."""
-        return self.schema | {key: kind for key, kind in self.partitions.items() if key not in self.schema}
-
-    def types_of(self, file: DataFile) -> dict[str, str]:
-        """Name -> type of the columns that a file itself has."""
-        return self.schema | file.types
-
-    def constants(self, file: DataFile) -> dict[str, pa.Scalar]:
-        """The columns of a file that its path tells."""
-        told = partition.scalars(file.partition, self.partitions) if self.partitions else {}
-        return {key: value for key, value in told.items() if key not in self.schema}
-
-    def summary(self) -> dict[str, Any]:
-        """What a report tells of a dataset."""
-        return {
-            "rows": self.num_rows,
-            "files": len(self.files),
-            "bytes": sum(f.bytes for f in self.files),
-            "digest": self.digest,
-            "columns": self.columns,
-        }
-
-    @cached_property
-    def digest(self) -> str:
-        """sha256 over everything that decides which rows are trained: files and schema."""
-        told = ("path", "bytes", "sha256", "row_groups")  # what follows from these is not told again
-        first = self.types_of(self.files[0]) if self.files else self.schema
-        files = [{name: getattr(file, name) for name in told} | self._others(file, first) for file in self.files]
-        tree = {"version": self.version, "schema": first, "files": files}
-        return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
-
-    def _others(self, file: DataFile, first: dict[str, str]) -> dict[str, dict[str, str]]:
-        """The types in which a file differs from the first: of the files that are read, whatever others are listed."""
-        own = {} if first == self.schema and not file.types else self.types_of(file)
-        others = {name: kind for name, kind in own.items() if kind != first[name]}
-        return {"types": others} if others else {}
 
 
 def build(
@@ -165,7 +86,10 @@ def of_file(folder: AnyFolder, path: str, on_bytes: OnBytes = lambda count: None
     except OSError as error:
         raise _unread(folder.at(path), error) from None
     groups, crc32 = _row_groups(footer), "" if crcs is None else pack(crcs)
-    return Manifest(VERSION, _schema(footer), (DataFile(path, footer.file_bytes, sha256, groups, crc32),))
+    names = footer.parsed.schema.to_arrow_schema().names
+    repeated = tuple(sorted(name for name, count in Counter(names).items() if count > 1))
+    file = DataFile(path, footer.file_bytes, sha256, groups, crc32)
+    return Manifest(VERSION, _schema(footer), (file,), repeated=repeated)
 
 
 def joined(folder: AnyFolder, parts: Sequence[Manifest], ceiling: dict[str, float] | None = None) -> Manifest:
@@ -176,12 +100,18 @@ def joined(folder: AnyFolder, parts: Sequence[Manifest], ceiling: dict[str, floa
     types = _partitions(folder, files)
     if types:
         files.sort(key=lambda file: partition.place_in_order(file.partition, types))
-    return Manifest(VERSION, schema, tuple(files), ceiling or {}, types)
+    return Manifest(VERSION, schema, tuple(files), ceiling or {}, types, parts[0].repeated)
 
 
 def _one_schema(folder: Folder, parts: Sequence[Manifest]) -> tuple[dict[str, str], list[DataFile]]:
     """The schema of all files, and each file with the types in which it differs. Reads footers only if some differ."""
     first, files = parts[0].schema, [file for part in parts for file in part.files]
+    for part in parts:
+        if other := set(part.repeated) ^ set(parts[0].repeated):
+            raise DataError(
+                f"{folder.at(part.files[0].path)}: its columns differ from those of {folder.at(files[0].path)}: "
+                f"`{min(other)}` is the name of several in one of them"
+            )
     if all(part.schema == first and not any(file.types for file in part.files) for part in parts):
         return first, files
     own = [part.types_of(file) for part in parts for file in part.files]
@@ -260,14 +190,15 @@ def read(folder: AnyFolder) -> Manifest:
         raise DataError(f"{path}: format version {manifest.version}; this program knows {VERSION}. Upgrade dist_mtl")
     if manifest.version < 1:
         raise DataError(f"{path}: format version {manifest.version}, which never was; list the folder again")
-    _check_entries(path, manifest.files)
+    _check_entries(path, manifest)
     manifest = _chosen(folder, replace(manifest, partitions=_partitions(folder, manifest.files)))
     if manifest.num_rows == 0:
         raise DataError(f"{path}: the dataset is empty (0 rows)")
     return manifest
 
 
-def _check_entries(path: str, files: Sequence[DataFile]) -> None:
+def _check_entries(path: str, manifest: Manifest) -> None:
+    files = manifest.files
     for file in files:
         if fault := fault_of(file.path):
             raise DataError(f"{path}: path {file.path[:80]!r}: {fault}; correct it, or list the folder again")
@@ -277,6 +208,8 @@ def _check_entries(path: str, files: Sequence[DataFile]) -> None:
             )
     if (claimed := sum(sum(file.row_groups) for file in files)) > MAX_ROWS:
         raise DataError(f"{path}: claims {claimed:,} rows, of which there can be {MAX_ROWS:,}; list the folder again")
+    if strange := [file.path for file in files if file.types.keys() - manifest.schema.keys()]:
+        raise DataError(f"{path}: {strange[0]} has types of columns that the schema lacks; list the folder again")
     listed = Counter(str(PurePosixPath(file.path)) for file in files)
     if twice := [name for name, count in listed.items() if count > 1]:
         raise DataError(f"{path}: lists {twice[0]} more than once; its rows would be trained twice")
