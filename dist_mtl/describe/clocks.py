@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dist_mtl.data.features.ids import is_string
+from dist_mtl.data.column_class import is_text
 from dist_mtl.describe.days import NAMES, UNITS
 from dist_mtl.describe.names import IDS, MEASURES
 
@@ -27,7 +27,7 @@ def tells_the_time(name: str, kind: pa.DataType, sample: pa.Table) -> bool:
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         return True
     inner, plain = kind.value_type if pa.types.is_dictionary(kind) else kind, name.lower()
-    if is_string(inner):
+    if is_text(inner):
         return NAMES.fullmatch(plain) is not None or _are_dates(sample.column(name))
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
         return False
@@ -64,8 +64,9 @@ def _written(x: np.ndarray, year_digits: int, time_digits: int) -> np.ndarray:
 
 
 def _are_dates(column: pa.ChunkedArray) -> bool:
-    values = pc.unique(column.drop_null()).slice(0, 1_000).cast(pa.string(), safe=False).to_pylist()
-    return bool(values) and np.mean([DATES.fullmatch(value.strip()) is not None for value in values]) >= NEARLY_ALL
+    values = pc.unique(column.drop_null()).slice(0, 1_000).cast(pa.binary()).to_pylist()
+    texts = [value.decode(errors="replace").strip() for value in values]  # bytes may be no text
+    return bool(texts) and np.mean([DATES.fullmatch(text) is not None for text in texts]) >= NEARLY_ALL
 
 
 def _rises(x: np.ndarray) -> bool:
