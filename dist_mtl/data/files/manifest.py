@@ -96,7 +96,7 @@ def joined(folder: AnyFolder, parts: Sequence[Manifest], ceiling: dict[str, floa
     """The files of one part or more as one dataset, by partition, else as they come. Raises DataError as `build`."""
     folder = Folder.of(folder)
     schema, files = _one_schema(folder, parts)
-    _check_entries(str(folder), files)
+    _check_entries(str(folder), Manifest(VERSION, schema, tuple(files)))
     types = _partitions(folder, files)
     if types:
         files.sort(key=lambda file: partition.place_in_order(file.partition, types))
