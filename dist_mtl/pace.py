@@ -3,7 +3,6 @@
 Clocks are read here and in the stopwatch only: no rank decides by one.
 """
 
-import math
 import resource
 import sys
 import time
@@ -16,6 +15,8 @@ from dist_mtl.checkpoint.store import Progress
 from dist_mtl.config import Config
 from dist_mtl.data.batch import Batch
 from dist_mtl.data.features.idmap import TALLY
+from dist_mtl.data.funnel import spaces
+from dist_mtl.metrics.mean import Mean
 from dist_mtl.metrics.task import TaskMetrics
 from dist_mtl.metrics.window import TrainingWindow
 from dist_mtl.observe import Observer
@@ -23,6 +24,7 @@ from dist_mtl.parallel.dynamic import DynamicIds
 from dist_mtl.parallel.pipeline import Outcome
 from dist_mtl.parallel.runtime import Runtime
 from dist_mtl.parallel.stopwatch import Stopwatch
+from dist_mtl.sanity import far_off
 from dist_mtl.scoring import read
 
 COUNTS = ("dropped", "clamped", "quarantined")
@@ -30,28 +32,6 @@ PHASES = ("data", "ids", "forward", "backward", "agree", "tables", "update", "me
 # Between two steps the caches hold nothing of the window, and a small operation costs its start; so a few go together.
 STEPS_AT_ONCE = 8
 PAUSES = ("diagnosis", "evaluation", "commit")
-
-
-class Mean:
-    """Means of several values over steps, each step with the weight of its rows. All NaN without weight."""
-
-    def __init__(self, count: int) -> None:
-        self._means, self._total = [math.nan] * count, 0.0
-
-    def add(self, values: list[float], weight: float) -> None:
-        """Count a step. The mean of a single one is its value to the bit."""
-        if not weight:
-            return
-        self._total += weight
-        before = [0.0] * len(values) if self._total == weight else self._means
-        share = weight / self._total
-        self._means = [old + (new - old) * share for old, new in zip(before, values, strict=True)]
-
-    def take(self) -> list[float]:
-        """The means, which begin anew."""
-        taken, self._total = self._means, 0.0
-        self._means = [math.nan] * len(taken)
-        return taken
 
 
 class Pace:
@@ -69,6 +49,7 @@ class Pace:
         self._config, self._rt, self._observer, self._steps, self._terms = config, rt, observer, steps, terms
         self._ids = ids
         self.window = TrainingWindow(len(config.tasks), rt, weighted=config.data.weight is not None)
+        self._far_off: set[str] = set()
         self._losses = Mean(len(terms) + 1)  # of the terms and of their sum, since the last line
         self._unread: list[tuple[torch.Tensor, ...]] = []  # logits, labels, weights of the last steps
         self.watch = Stopwatch()
@@ -129,6 +110,7 @@ class Pace:
         steps, seconds, memory = outcome.step - self._last, self._slowest(), self._memory()
         self._last = outcome.step
         *terms, loss = self._losses.take()
+        self._warn(outcome.step, terms, window)
         spent = sum(seconds[phase] for phase in PHASES)
         elapsed = time.monotonic() - self._started
         self._observer.event(
@@ -146,6 +128,19 @@ class Pace:
             window={task: _brief(metrics) for task, metrics in window.items()},
             **self._dynamic(),
         )
+
+    def _warn(self, step: int, terms: list[float], window: dict[str, TaskMetrics]) -> None:
+        """Name the labels whose loss is beyond reason now, and was not at the line before."""
+        config = self._config
+        conditional = config.model.head == "clicked"
+        counts = {}
+        for space, metrics in zip(spaces(len(config.data.labels), config.data.funnel), window.values(), strict=True):
+            if space.label == 0 or conditional == (space.given is not None):
+                counts[space.label] = (metrics.positives, metrics.rows)
+        found = far_off(terms, [counts[label] for label in sorted(counts)], config)
+        for label in found.keys() - self._far_off:
+            self._observer.event("warning", step=step, message=found[label])
+        self._far_off = set(found)
 
     def _slowest(self) -> dict[str, float]:
         """Seconds of each phase since the last time, the largest of all ranks. Collective."""

@@ -5,6 +5,8 @@ one model twice; a task without a positive, or with nothing else, learns nothing
 business of `data.violations`.) The values inside a bag are not looked at, only how many there are.
 """
 
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,13 +17,17 @@ from dist_mtl.config import Config
 from dist_mtl.data.batch import Batch
 from dist_mtl.data.features.encode import Encoder
 from dist_mtl.data.features.ids import NO_ID
+from dist_mtl.data.features.numbers import LARGEST, extreme
 from dist_mtl.data.funnel import spaces
 from dist_mtl.errors import DataError
 from dist_mtl.hints import plural
+from dist_mtl.metrics.mean import Mean
+from dist_mtl.parallel.pipeline import ADVICE
 from dist_mtl.parallel.runtime import Runtime
 
 ROWS = 131_072  # of all ranks, that are looked at: at a base rate of 0.05 % they hold 65 conversions
 FEWEST_STEPS, MOST_STEPS = 8, 100
+TOO_MANY = 100  # times the entropy of the labels: a loss that no beginning has, and no wrong base rate
 FEWEST = 20  # rows of the rarer class: a feature that causes none of 20 positives does not part them by chance
 # Positives that two equal labels must have to be called one: at a conversion rate of 99 % all of 500 clicks convert in
 # one of 150 runs.
@@ -38,6 +44,8 @@ class Rows:
     lengths_NG: np.ndarray
     labels_NT: np.ndarray
     logits_NT: np.ndarray
+    weight_N: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    heaviest_SG: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))  # of each step: largest weight in a bag
 
 
 @dataclass
@@ -47,6 +55,7 @@ class FirstRows:
     config: Config
     run_steps: int  # of the run, at most an epoch: a row that comes again would look like two rows of its ids
     _kept: list[Rows] = field(default_factory=list)
+    _losses: Mean | None = None
 
     @property
     def last_step(self) -> int:
@@ -54,8 +63,9 @@ class FirstRows:
         wanted = -(-ROWS // self.config.train.global_batch)
         return min(max(FEWEST_STEPS, min(wanted, MOST_STEPS)), self.run_steps)
 
-    def add(self, batch: Batch, logits_BT: Tensor) -> bool:
-        """Keep the rows of one of the first steps that have weight. True at the last of these.
+    def add(self, batch: Batch, logits_BT: Tensor, losses: Sequence[float] = (), weight: float = 0.0) -> bool:
+        """Keep the rows of one of the first steps that have weight. True at the last of these. `losses`: of the labels,
+        over all ranks, whose rows have this `weight`.
 
         A run that resumes later than that was looked at before.
         """
@@ -65,7 +75,11 @@ class FirstRows:
         ids_BS, lengths_BG = _ids(batch, len(encoder.singles), len(encoder.bags))
         dense_BD, labels_BT = batch.dense_BD.cpu().numpy(), batch.labels_BT.cpu().numpy() > 0
         columns = (dense_BD, ids_BS, lengths_BG, labels_BT, logits_BT.detach().float().cpu().numpy())
-        self._kept.append(Rows(*(column[here] for column in columns)))
+        weights = batch.weight_B.cpu().numpy()[here], _heaviest(batch, encoder)
+        self._kept.append(Rows(*(column[here] for column in columns), *weights))
+        if losses:
+            self._losses = self._losses or Mean(len(losses))
+            self._losses.add(list(losses), weight)
         return batch.step == self.last_step
 
     def look(self, rt: Runtime) -> list[str]:
@@ -76,7 +90,8 @@ class FirstRows:
         whole = Rows(
             *(np.concatenate(columns) for columns in zip(*(vars(part).values() for part in parts), strict=True))
         )
-        return rt.all_ranks(lambda: examine(whole, self.config))
+        losses = self._losses.take() if self._losses else []
+        return rt.all_ranks(lambda: [*examine(whole, self.config), *_far_off_at_first(losses, whole, self.config)])
 
 
 def examine(rows: Rows, config: Config) -> list[str]:
@@ -93,7 +108,56 @@ def examine(rows: Rows, config: Config) -> list[str]:
     mistakes += _twins(names, rows.labels_NT)
     if mistakes and config.data.leaks == "reject":
         raise DataError("\n".join(mistakes))
-    return [*mistakes, *_constant(config, rows.labels_NT), *_alike(names, rows.logits_NT)]
+    return [*mistakes, *_constant(config, rows.labels_NT), *_alike(names, rows.logits_NT), *_extremes(rows, config)]
+
+
+def _extremes(rows: Rows, config: Config) -> Iterator[str]:
+    """Numbers that are far larger than a network expects."""
+    encoder, count = Encoder(config), plural(len(rows.labels_NT), "row")
+    for name, x_N in zip(encoder.dense, rows.dense_ND.T, strict=True):
+        if len(x_N) and (far := extreme(float(x_N[np.abs(x_N).argmax()]))):
+            yield f"features.{name}: of the first {count} {far}"
+    for name, most_S in zip(encoder.bags, rows.heaviest_SG.T, strict=False):
+        if len(most_S) and most_S.max() > LARGEST:
+            heaviest = f"an id weighs {most_S.max():.3g} among the first {count}"
+            yield f"features.{name}: {heaviest}; divide its weights by their mean"
+    if len(rows.weight_N) and (ratio := rows.weight_N.max() / rows.weight_N.mean()) > LARGEST:
+        yield (
+            f"data.weight: a row weighs {rows.weight_N.max():.3g} among the first {count}, {ratio:,.0f} times the "
+            f"mean: its step is about that row alone; cap the weights"
+        )
+
+
+def _far_off_at_first(losses: list[float], rows: Rows, config: Config) -> list[str]:
+    labels_NT, conditional = rows.labels_NT, config.model.head == "clicked"
+    of_space = [labels_NT[labels_NT[:, t - 1] > 0 if t and conditional else slice(None), t] for t in range(len(losses))]
+    return list(far_off(losses, [(float(y_N.sum()), len(y_N)) for y_N in of_space], config).values())
+
+
+def far_off(losses: Sequence[float], counts: Sequence[tuple[float, float]], config: Config) -> dict[str, str]:
+    """By label: what to say of a mean loss that is TOO_MANY times the entropy of its labels. `counts`: of each label,
+    positives and rows of its space. A coin's loss is none, however rare the label is."""
+    weights = config.model.task_weights or (1.0,) * len(config.data.labels)
+    told = {}
+    for label, loss, weight, (positives, rows) in zip(config.data.labels, losses, weights, counts, strict=False):
+        if not 0 < positives < rows or not weight:
+            continue
+        entropy = -sum(p * math.log(p) for p in (positives / rows, 1 - positives / rows))
+        if loss / weight > max(TOO_MANY * entropy, 1.0):
+            told[label] = (
+                f"the loss of `{label}` is {loss / weight:.3g}, {loss / weight / entropy:.3g} times the entropy of "
+                f"its labels ({entropy:.3g}): far worse than their base rate. {ADVICE}"
+            )
+    return told
+
+
+def _heaviest(batch: Batch, encoder: Encoder) -> np.ndarray:
+    """(1, G): the largest weight of an id in each bag; 0 without."""
+    found = np.zeros((1, len(encoder.bags)))
+    if encoder.weighted:
+        for g, part in enumerate(batch.ids[name].weights() for name in encoder.bags):
+            found[0, g] = part.abs().max().item() if len(part) else 0.0
+    return found
 
 
 def _leaks(rows: Rows, positive_N: np.ndarray, encoder: Encoder) -> list[str]:

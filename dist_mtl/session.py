@@ -216,7 +216,8 @@ class Session:
         """Look for mistakes in the data, once, when the first steps are done. Raises DataError, on every rank."""
         if outcome.flaw is not None:  # none of its rows, for their logits may be of no number
             batch = replace(batch, weight_B=torch.zeros_like(batch.weight_B))
-        if self.first_rows.add(batch, outcome.outputs.logits_BT):
+        losses = [] if outcome.flaw is not None else outcome.terms_L[: len(self.config.data.labels)].tolist()
+        if self.first_rows.add(batch, outcome.outputs.logits_BT, losses, outcome.weight):
             for message in self.first_rows.look(self.rt):
                 self.observer.event("warning", step=batch.step, message=message)
 

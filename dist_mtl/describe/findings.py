@@ -6,9 +6,11 @@ import numpy as np
 
 from dist_mtl.config import BagFeature, Config, DenseFeature
 from dist_mtl.data.features.labels import LEAST_WEIGHT, MOST_WEIGHT
+from dist_mtl.data.features.numbers import extreme, squeezed
 from dist_mtl.describe.description import Description, longer_than, mean_std
 from dist_mtl.describe.drift import MOVED, OTHER, middle
 from dist_mtl.describe.leaks import LIMIT
+from dist_mtl.describe.seen import Seen
 from dist_mtl.describe.suggestion import suggested_rows
 from dist_mtl.report.blocks import Finding
 from dist_mtl.report.words import listing, percent, plural, significant
@@ -183,6 +185,8 @@ def _dense(name: str, feature: DenseFeature, column: str, d: Description) -> Ite
     if missing and feature.null == "reject":
         told = f"`{column}` is missing in {plural(missing, 'row')}, and features.{name} has null = 'reject'."
         yield Finding("bad", told, "Training stops at the first one: mend them, or use `fill` or `indicator`.")
+    if far := _far(feature, seen):
+        yield Finding("bad", f"features.{name}: numbers from {seen.lowest:.6g} to {seen.highest:.6g}.", f"Here {far}.")
     moments = None if feature.log or feature.clip or feature.scale or feature.ends else mean_std(seen)
     if moments is None or not moments[1]:
         return
@@ -194,6 +198,18 @@ def _dense(name: str, feature: DenseFeature, column: str, d: Description) -> Ite
             f"configuration says {significant(feature.mean)} and {significant(feature.std)}.",
             "Take those of the data, or scale = 'standard': a network learns slowly from numbers far from 0 and 1.",
         )
+
+
+def _far(feature: DenseFeature, seen: Seen) -> str | None:
+    """What is said of a feature whose largest number, once it is scaled, is beyond reason."""
+    own = feature.scale == "standard" and not feature.is_fitted
+    if seen.lowest is None or feature.ends or (own and feature.log) or feature.scale == "minmax":
+        return None
+    mean, std = mean_std(seen) if own else feature.moments
+    if own and not np.isfinite(std):
+        return "they have no standard deviation in float64; set `clip`, or log = true"
+    ends = (squeezed(np.array([seen.lowest, seen.highest], np.float64), feature) - mean) / (std or 1.0)
+    return extreme(float(ends[np.abs(ends).argmax()]), seen.finite if own else 0)
 
 
 def _columns(d: Description) -> Iterator[Finding]:

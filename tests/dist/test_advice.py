@@ -50,3 +50,12 @@ def test_constant_predictions_are_named_in_the_evaluation(folder: Path) -> None:
     assert final["tasks"]["ctr"]["auc"]["value"] == 0.5
     told = " ".join(final["advice"])
     assert "predictions of ctr are constant" in told and "Lower optim.dense.lr" in told
+
+
+@pytest.mark.parametrize("every", [3, 50])
+def test_a_loss_beyond_reason_is_named_once_at_the_first_steps_or_lines(folder: Path, every: int) -> None:
+    wild = ("optim.embedding.lr=1e6", "optim.dense.lr=10.0", f"train.log_every={every}")
+    Cluster(2).run(train, settings(folder, f"wild {every}", *wild))
+    told = [e for e in events(folder / f"wild {every}", "warning") if "times the entropy" in e["message"]]
+    assert told and told[0]["step"] <= (9 if every == 3 else 47) and len(told) < 12
+    assert "the loss of `c" in told[0]["message"] and "Lower optim.dense.lr" in told[0]["message"]

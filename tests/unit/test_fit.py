@@ -177,3 +177,16 @@ def test_integers_decimals_and_booleans_are_numbers(tmp_path: Path) -> None:
     config = samples.config(tmp_path, *ASKING)
     found = found_in(tmp_path, config, 1)
     assert found["age"] == (10, 20, 30, 40, 50) and found["importance"] == (0, 1)
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_one_extreme_that_sets_the_scale_is_named(log: bool) -> None:
+    """The others are left within 4e-28 of each other, or as they were where `log` is set."""
+    draw, one = np.random.default_rng(0), Sketch()
+    one.add(np.append(draw.lognormal(2, 1, 3_999), 1e30))
+    _, told = find("price", DenseFeature(kind="dense", scale="standard", log=log), one)
+    wanted = "features.price: numbers from 0."
+    assert told.startswith(wanted) and "of the variance by one row alone" in told if not log else told is not None
+    ordinary = Sketch()
+    ordinary.add(draw.lognormal(2, 1, 4_000))
+    assert find("price", DenseFeature(kind="dense", scale="standard", log=log), ordinary)[1] is None

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dist_mtl.pace import Mean
+from dist_mtl.metrics.mean import Mean
 from tests import samples
 from tests.harness import Cluster, events
 from tests.workers import train

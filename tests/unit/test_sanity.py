@@ -16,7 +16,7 @@ from dist_mtl.data.loader import Dataset
 from dist_mtl.errors import DataError
 from dist_mtl.parallel.runtime import Runtime
 from dist_mtl.parallel.world import World
-from dist_mtl.sanity import FirstRows, Rows, decides, examine, separates
+from dist_mtl.sanity import FirstRows, Rows, decides, examine, far_off, separates
 from tests import samples
 
 ROWS = 1_000  # 15 full steps of 64, and a rest
@@ -153,3 +153,51 @@ def test_chance_is_no_leak() -> None:
     positive = np.arange(1_000) < 20
     assert not any(separates(draw.random(1_000), positive) for _ in range(10_000))
     assert not any(decides(draw.integers(0, 30, 1_000), positive) for _ in range(1_000))
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "words"),
+    [
+        (
+            {"price": np.where(np.arange(ROWS) == 70, 1e30, 1.0)},
+            ("features.price={kind='dense'}",),
+            "features.price: of",
+        ),
+        ({"price": np.where(np.arange(ROWS) == 70, -1e30, 1.0)}, ("features.price={kind='dense'}",), "is -1e+30 once"),
+        (
+            {"price": np.full(ROWS, 2000.0)},
+            ("features.price={kind='dense'}",),
+            "largest value is 2e+03 once it is scaled",
+        ),
+        ({}, ("features.price={kind='dense', std=1e-4}",), "once it is scaled, where a network expects 1 or so"),
+        (
+            {"importance": np.where(np.arange(ROWS) == 70, 1000.0, 0.01)},
+            ("data.weight=importance",),
+            "data.weight: a row",
+        ),
+    ],
+)
+def test_numbers_that_are_far_too_large(
+    tmp_path: Path, changes: dict[str, np.ndarray], options: tuple[str, ...], words: str
+) -> None:
+    found = looked(tmp_path, changes, *options, "data.shuffle=false")
+    assert len(found) == 1 and words in found[0], found
+
+
+def test_a_heavy_id_of_a_bag(tmp_path: Path) -> None:
+    history = samples.logs(ROWS)["history_weight"].to_pylist()
+    heavy = [[1e6] * len(weights) if row == 71 else weights for row, weights in enumerate(history)]
+    options = ("tables.item.pooling='sum'", "data.shuffle=false")
+    [found] = looked(tmp_path, {"history_weight": pa.array(heavy, pa.list_(pa.float32()))}, *options)
+    assert found.startswith("features.history: an id weighs 1e+06 among the first")
+
+
+def test_a_loss_far_beyond_the_entropy_of_its_labels() -> None:
+    config, counts = samples.config("unused"), [(10, 1000), (500, 1000)]
+    assert far_off([0.7, 0.9], counts, config) == {}, "a coin's loss, however rare the label"
+    assert far_off([float("nan"), 0.7], counts, config) == {} == far_off([1e30, 1e30], [(0, 10), (10, 10)], config)
+    told = far_off([7e16, 60.0], counts, config)
+    assert list(told) == ["click"] and "the loss of `click` is 7e+16, 1.25e+18 times" in told["click"]
+    assert "Lower optim.dense.lr" in told["click"]
+    weighted = samples.config("unused", "model.task_weights=[1000.0, 0.0]")
+    assert far_off([700.0, 1e30], counts, weighted) == {}

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from dist_mtl.config import BucketFeature, Config, DenseFeature
-from dist_mtl.data.features.numbers import numbers_of, squeezed
+from dist_mtl.data.features.numbers import extreme, numbers_of, squeezed
 from dist_mtl.data.features.sketch import Sketch
 from dist_mtl.data.files.quarantine import salvage
 from dist_mtl.data.loader import Dataset
@@ -110,7 +110,10 @@ def find(name: str, feature: BucketFeature | DenseFeature, of: Sketch) -> tuple[
         case DenseFeature(scale="minmax"):
             return (low, high), None
         case _:
-            return _moments(name, feature, of), None
+            mean, std = _moments(name, feature, of)
+            ends = (squeezed(np.array([low, high]), feature) - mean) / std
+            far = extreme(float(ends[np.abs(ends).argmax()]), int(of.total))
+            return (mean, std), far and f"features.{name}: numbers from {low:g} to {high:g}: {far}"
 
 
 def _moments(name: str, feature: DenseFeature, of: Sketch) -> tuple[float, float]:

@@ -6,6 +6,10 @@ import pyarrow as pa
 from dist_mtl.config import DenseFeature
 from dist_mtl.data.features.refusal import Where, refuse, refuse_value
 
+# Of a scaled number: weights begin so that inputs of about 1 are right, and what is 100 times as large sets the step.
+LARGEST = 100.0
+SHARE, FEWEST = 0.1, 1000  # of the variance that one row may have; of so many rows on: of 10, one always has more
+
 
 def is_number(kind: pa.DataType) -> bool:
     """Integers, floats, decimals; booleans are 0 and 1. A column of null alone has none, which is no fault."""
@@ -68,3 +72,19 @@ def _shift_and_width(feature: DenseFeature) -> tuple[float, float]:
         return feature.moments
     low, high = _f(np.asarray(feature.ends), feature).tolist()
     return low, high - low
+
+
+def extreme(largest: float, rows: int = 0) -> str | None:
+    """What to say of a feature by its largest value once it is scaled; None: it is within reason.
+
+    `rows`: over which its mean and standard deviation were taken; one far value then hides in them.
+    """
+    advice = "set `clip`, log = true, or scale = 'standard'"
+    if abs(largest) > LARGEST:
+        return f"its largest value is {largest:.3g} once it is scaled, where a network expects 1 or so; {advice}"
+    if rows >= FEWEST and largest**2 > SHARE * rows:
+        return (
+            f"its largest value is {largest:.3g} once it is scaled, {largest**2 / rows:.0%} of the variance by one row "
+            f"alone, which leaves all others next to nothing; {advice.rpartition(',')[0]}"
+        )
+    return None
