@@ -47,7 +47,7 @@ def test_a_line_that_was_cut_spoils_no_other(tmp_path: Path, capsys: pytest.Capt
 
 def test_a_folder_that_can_not_be_written_is_refused_at_the_start(tmp_path: Path) -> None:
     (tmp_path / STREAM).mkdir()
-    with pytest.raises(ConfigError, match="Is a directory; choose a folder to write to"):
+    with pytest.raises(ConfigError, match="a folder, where a file is written"):
         Observer(RunConfig(dir=str(tmp_path)), speaking=True)
 
 
