@@ -29,6 +29,8 @@ from dist_mtl.hints import plural
 from dist_mtl.terminal.console import Words, progress_bars
 from dist_mtl.terminal.printable import printable
 
+ENOUGH = 1_000_000  # bytes of CSV from which a tenth of the rows says when to stop: some 10,000 rows
+
 
 def convert(arguments: argparse.Namespace) -> None:
     """Do what the arguments of a verb of this file ask for, and tell it on stdout."""
@@ -98,7 +100,10 @@ def add_csv(sources: "argparse._SubParsersAction[Parser]") -> None:
     table.add_argument("--test", action="append", default=[], metavar="FILE", help="files with the test rows")
     share = "of the values of --split-by (default 0.2), else of the rows at random (default: no test rows)"
     table.add_argument("--test-share", type=float, metavar="SHARE", help=share)
-    add_validation(table, "values of --split-by, else rows")
+    held_out = (
+        "of train's values of --split-by, else rows, into OUT/validation (default: with --suggest 0.1, else none)"
+    )
+    table.add_argument("--validation", type=float, metavar="SHARE", help=held_out)
     table.add_argument("--suggest", metavar="FILE", help="write a configuration to train by, as describe does")
 
 
@@ -229,7 +234,14 @@ def split_of(arguments: argparse.Namespace) -> tabular.Split:
         raise ConfigError("--test-share: the test rows are those of --test; remove one of the two")
     if arguments.test and by is not None and not arguments.validation:
         raise ConfigError("--split-by: the test rows are those of --test; add --validation SHARE, or remove it")
-    return tabular.Split(tuple(arguments.test), by, share, arguments.validation)
+    return tabular.Split(tuple(arguments.test), by, share, validation_of(arguments))
+
+
+def validation_of(arguments: argparse.Namespace) -> float:
+    """The share of train's rows to validate on: what is said, else some if a configuration is to stop early by them."""
+    if arguments.validation is not None:
+        return arguments.validation
+    return 0.1 if arguments.suggest is not None and bytes_of(arguments.src) >= ENOUGH else 0.0
 
 
 @contextmanager

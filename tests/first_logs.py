@@ -97,14 +97,17 @@ def logs(folder: Path, shared: Path = SHARED) -> dict[str, Log]:
 def _public(folder: Path, shared: Path) -> dict[str, Log]:
     found = {}
     if (source := shared / "ml100k" / "ml100k_mtl_derived.csv.gz").exists():
-        path = folder / "ml100k.csv"
+        path, quarter = folder / "ml100k.csv", folder / "ml100k_quarter.csv"
         if not path.exists():
             with gzip.open(source) as packed, path.open("wb") as plain:
                 shutil.copyfileobj(packed, plain)
+            with path.open() as whole, quarter.open("w") as some:
+                some.writelines(line for number, line in enumerate(whole) if number % 4 == 0)
         found["ml100k"] = Log(path, ("--bag", "genres:|", "--split-by", "user_id", "--validation", "0.1"), seeds=1)
+        found["ml100k_quarter"] = Log(quarter, ("--bag", "genres:|", "--test-share", "0.2"), seeds=1)
     if (source := shared / "aliexpress" / "train.csv").exists():
         options = ("--split-by", "search_id", "--validation", "0.2")
-        found["aliexpress"] = Log(source, options, test=source.with_name("test.csv"), seeds=5)
+        found["aliexpress"] = Log(source, options, test=source.with_name("test.csv"), seeds=3)
     if (source := shared / "aliccp" / "ali_ccp_train_sample.csv").exists():
         found["aliccp"] = Log(
             source, (), ("click", "purchase"), test=source.with_name("ali_ccp_test_sample.csv"), seeds=1

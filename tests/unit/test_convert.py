@@ -267,6 +267,21 @@ def test_options_that_contradict_each_other_are_refused(tmp_path: Path, options:
         tabular.convert(csv_of(arguments), split_of(arguments), tmp_path / "out")
 
 
+def test_a_configuration_to_be_made_holds_out_rows_to_stop_by(tmp_path: Path) -> None:
+    """From 1 MB on, unless --validation says otherwise; a small log would lose more than it gains."""
+    small, large = write(tmp_path / "a.csv", "x,c,v\n" * 9), write(tmp_path / "b.csv", "x,c,v\n" * 200_000)
+    parser = Parser()
+    add_csv(parser.add_subparsers())
+
+    def share(path: str, *options: str) -> float:
+        given = ["csv", path, str(tmp_path / "out"), "--click", "c", "--conversion", "v", *options]
+        return split_of(parser.parse_args(given)).validation
+
+    assert share(large, "--suggest", "x.toml") == 0.1 and share(small, "--suggest", "x.toml") == share(large) == 0
+    assert share(large, "--suggest", "x.toml", "--validation", "0") == 0
+    assert share(small, "--validation", "0.3") == 0.3
+
+
 def test_both_splits_or_none(tmp_path: Path) -> None:
     train, test = write(tmp_path / "a.csv", "x,c,v\n1,0,0\n"), write(tmp_path / "b.csv", "y,c,v\n1,0,0\n")
     with pytest.raises(DataError, match=r"missing \['x'\], extra \['y'\]"):

@@ -288,7 +288,7 @@ def test_the_planted_truth_of_sample_logs_is_no_feature(tmp_path: Path) -> None:
     description = describe(Wish(f"{tmp_path / 'train'}?day=2025-01-01..2025-01-02"))  # a range has no ceiling
     features = parse(tomllib.loads(suggestion(description))).features.keys()
     hidden = {"true_ctr", "true_cvr", "true_ctcvr", "rho", "conversion_seen", "conversion_time", "day", "time"}
-    assert features.isdisjoint(hidden) and {"user_id", "price", "history"} <= features
+    assert features.isdisjoint(hidden) and {"segment", "price", "history"} <= features
 
 
 def test_the_script_describes_and_its_suggestion_trains(tmp_path: Path) -> None:
