@@ -42,8 +42,11 @@ if TYPE_CHECKING:
     from dist_mtl.api import Run
     from dist_mtl.compare.comparison import Comparison
     from dist_mtl.config import Config
+    from dist_mtl.config.extensions import Extensions, Feature
     from dist_mtl.evaluate import Evaluation
     from dist_mtl.loaded_model import LoadedModel
+    from dist_mtl.model.experts import TaskInputs
+    from dist_mtl.model.term import Term
     from dist_mtl.predict import Predictions
 
 __version__ = "0.1.0"
@@ -57,12 +60,16 @@ __all__ = [
     "DataError",
     "DistMtlError",
     "Evaluation",
+    "Extensions",
+    "Feature",
     "InternalError",
     "LoadedModel",
     "NonFiniteError",
     "Predictions",
     "Preempted",
     "Run",
+    "TaskInputs",
+    "Term",
     "compare",
     "evaluate",
     "load_config",
@@ -93,8 +100,11 @@ def load_config(path: str | Path | Mapping[str, Any], overrides: Mapping[str, An
     return load(path, overrides)
 
 
-def train(config: Config) -> Run:
+def train(config: Config, *, extensions: Extensions | None = None) -> Run:
     """Train to the end and evaluate `data.test`. A run that has checkpoints continues from the newest one.
+
+    `extensions`: a backbone, losses or features of your own (docs/extending.md). Whoever resumes or scores the run has
+    to pass them again.
 
     Progress goes to stderr and to events.jsonl in the run's folder. Ctrl-C stops after the step at work, saves it, and
     raises Preempted: the same call continues there. A second Ctrl-C raises KeyboardInterrupt at once.
@@ -112,16 +122,20 @@ def train(config: Config) -> Run:
     """
     from dist_mtl import api
 
-    return api.train(config)
+    return api.train(config, extensions)
 
 
 def load_model(
-    run: Run | str | Path, checkpoint: Literal["best", "latest"] | int = "best", raw: bool = False
+    run: Run | str | Path,
+    checkpoint: Literal["best", "latest"] | int = "best",
+    *,
+    raw: bool = False,
+    extensions: Extensions | None = None,
 ) -> LoadedModel:
     """Load a checkpoint of a run to score rows in memory. On a GPU if there is one.
 
     `checkpoint`: "best" (by the configuration's `select`, else the newest), "latest", or a step. `raw`: the network's
-    own probabilities, neither corrected for down-sampled logs nor recalibrated.
+    own probabilities, neither corrected for down-sampled logs nor recalibrated. `extensions`: those of the run.
 
     `predict` of the model takes a pandas DataFrame, a pyarrow Table or a list of dicts and returns the same kind with
     a column for each task: the probabilities, to the bit those that `predict` writes for a dataset of these rows.
@@ -139,7 +153,7 @@ def load_model(
     """
     from dist_mtl import api
 
-    return api.load_model(run, checkpoint, raw)
+    return api.load_model(run, checkpoint, raw, extensions)
 
 
 def evaluate(
@@ -150,6 +164,7 @@ def evaluate(
     raw: bool = False,
     slices: Sequence[str] = (),
     groups: Sequence[str] = (),
+    extensions: Extensions | None = None,
 ) -> Evaluation:
     """Evaluate a checkpoint of a run on a dataset folder (by default its data.test).
 
@@ -163,7 +178,7 @@ def evaluate(
     """
     from dist_mtl import api
 
-    return api.evaluate(run, data, checkpoint, raw, slices, groups)
+    return api.evaluate(run, data, checkpoint, raw, slices, groups, extensions)
 
 
 def predict(
@@ -174,6 +189,7 @@ def predict(
     keep: Sequence[str] = (),
     checkpoint: Literal["best", "latest"] | int = "best",
     raw: bool = False,
+    extensions: Extensions | None = None,
 ) -> Predictions:
     """Score the dataset folder `data` into the new folder `out`, Parquet with logit_TASK and p_TASK for each task.
 
@@ -185,7 +201,7 @@ def predict(
     """
     from dist_mtl import api
 
-    return api.predict(run, data, out, keep, checkpoint, raw)
+    return api.predict(run, data, out, keep, checkpoint, raw, extensions)
 
 
 def compare(
@@ -198,12 +214,13 @@ def compare(
     checkpoint: Literal["best", "latest"] | int = "best",
     raw: bool = False,
     replicates: int | None = None,
+    extensions: Extensions | tuple[Extensions, Extensions] | None = None,
 ) -> Comparison | None:
     """Whether run `b` is better than run `a` on the same rows (by default the data.test of both), and how sure that is.
 
     `by`: the column whose rows belong together (by default the first of metrics.groups; "": rows are independent).
-    `slices`: columns to compare by. `replicates`: bootstrap the AUCs. The rest as in `load_model`. Under torchrun the
-    first rank gets the comparison, the others None.
+    `slices`: columns to compare by. `replicates`: bootstrap the AUCs. `extensions`: of both runs, or a
+    pair. The rest as in `load_model`. Under torchrun the first rank gets the comparison, the others None.
 
         >>> import dist_mtl as dm
         >>> comparison = dm.compare("runs/tour", "runs/tour")
@@ -212,7 +229,7 @@ def compare(
     """
     from dist_mtl import api
 
-    return api.compare(a, b, data, by, slices, checkpoint, raw, replicates)
+    return api.compare(a, b, data, by, slices, checkpoint, raw, replicates, extensions)
 
 
 def __getattr__(name: str) -> Any:
@@ -224,6 +241,14 @@ def __getattr__(name: str) -> Any:
         from dist_mtl.api import Run as found
     elif name == "LoadedModel":
         from dist_mtl.loaded_model import LoadedModel as found
+    elif name in ("Extensions", "Feature"):
+        from dist_mtl.config import extensions
+
+        found = getattr(extensions, name)
+    elif name == "TaskInputs":
+        from dist_mtl.model.experts import TaskInputs as found
+    elif name == "Term":
+        from dist_mtl.model.term import Term as found
     elif name == "Evaluation":
         from dist_mtl.evaluate import Evaluation as found
     elif name == "Predictions":

@@ -16,6 +16,8 @@ from dist_mtl.checkpoint import format as commits
 from dist_mtl.checkpoint import store
 from dist_mtl.compare.comparison import Comparison, compare_runs
 from dist_mtl.config import Config
+from dist_mtl.config.extensions import Extensions
+from dist_mtl.config.file import extended
 from dist_mtl.errors import CheckpointError, ConfigError, DistMtlError, InternalError
 from dist_mtl.evaluate import Evaluation, evaluate_run
 from dist_mtl.loaded_model import LoadedModel
@@ -24,6 +26,7 @@ from dist_mtl.outputs import check_outputs
 from dist_mtl.parallel.world import World
 from dist_mtl.predict import Predictions, predict_run
 from dist_mtl.report.history import read_events
+from dist_mtl.scoring import NO_EXTENSIONS
 from dist_mtl.train import train as train_to_the_end
 
 Which = Literal["best", "latest"] | int
@@ -68,38 +71,53 @@ class Run:
 AnyRun = Run | str | Path
 
 
-def train(config: Config) -> Run:
+def train(config: Config, extensions: Extensions | None) -> Run:
     """See `dist_mtl.train`."""
     if not isinstance(config, Config):
         raise ConfigError(f"train: it takes the Config that load_config returns, not a {type(config).__name__}")
     with _calls():
+        config = config if extensions is None else extended(config, extensions)
         evaluation = train_to_the_end(config, _embedded())
     return Run(Path(config.run.dir), evaluation)
 
 
-def load_model(run: AnyRun, checkpoint: Which, raw: bool) -> LoadedModel:
+def load_model(run: AnyRun, checkpoint: Which, raw: bool, extensions: Extensions | None) -> LoadedModel:
     """See `dist_mtl.load_model`."""
     with _calls():
-        return LoadedModel(_folder(run), str(checkpoint), raw)
+        return LoadedModel(_folder(run), str(checkpoint), raw, extensions or NO_EXTENSIONS)
 
 
 def evaluate(
-    run: AnyRun, data: str | Path | None, checkpoint: Which, raw: bool, slices: Sequence[str], groups: Sequence[str]
+    run: AnyRun,
+    data: str | Path | None,
+    checkpoint: Which,
+    raw: bool,
+    slices: Sequence[str],
+    groups: Sequence[str],
+    extensions: Extensions | None,
 ) -> Evaluation:
     """See `dist_mtl.evaluate`."""
     columns = {"slices": slices, "groups": groups}
     overrides = [f"metrics.{key}={json.dumps(list(names))}" for key, names in columns.items() if names]
     with _calls():
         folder = None if data is None else str(data)
-        return evaluate_run(_folder(run), folder, str(checkpoint), overrides, raw, _embedded())[0]
+        parts = extensions or NO_EXTENSIONS
+        return evaluate_run(_folder(run), folder, str(checkpoint), overrides, raw, _embedded(), parts)[0]
 
 
 def predict(
-    run: AnyRun, data: str | Path, out: str | Path, keep: Sequence[str], checkpoint: Which, raw: bool
+    run: AnyRun,
+    data: str | Path,
+    out: str | Path,
+    keep: Sequence[str],
+    checkpoint: Which,
+    raw: bool,
+    extensions: Extensions | None,
 ) -> Predictions:
     """See `dist_mtl.predict`."""
     with _calls():
-        return predict_run(_folder(run), str(data), str(out), keep, str(checkpoint), raw, _embedded())
+        parts = extensions or NO_EXTENSIONS
+        return predict_run(_folder(run), str(data), str(out), keep, str(checkpoint), raw, _embedded(), parts)
 
 
 def compare(
@@ -111,11 +129,13 @@ def compare(
     checkpoint: Which,
     raw: bool,
     replicates: int | None,
+    extensions: Extensions | tuple[Extensions, Extensions] | None,
 ) -> Comparison | None:
     """See `dist_mtl.compare`."""
     folders, rows = (_folder(a), _folder(b)), None if data is None else str(data)
+    parts = extensions if isinstance(extensions, tuple) else (extensions or NO_EXTENSIONS,) * 2
     with _calls():
-        return compare_runs(*folders, rows, by, slices, str(checkpoint), raw, replicates, _embedded())
+        return compare_runs(*folders, rows, by, slices, str(checkpoint), raw, replicates, _embedded(), parts)
 
 
 def _folder(run: AnyRun) -> str:

@@ -13,6 +13,7 @@ from dist_mtl.assemble import build_for_scoring, check_world, open_to_score
 from dist_mtl.checkpoint import format as commits
 from dist_mtl.checkpoint import store
 from dist_mtl.config import Config, RunConfig, SelectConfig
+from dist_mtl.config.extensions import Extensions
 from dist_mtl.data.column_class import TrainedOn
 from dist_mtl.data.features.keys import check_key, keys_of
 from dist_mtl.data.loader import Dataset
@@ -26,7 +27,7 @@ from dist_mtl.metrics.task import TaskMetrics, compute
 from dist_mtl.parallel.pipeline import ADVICE
 from dist_mtl.parallel.runtime import Runtime, runtime
 from dist_mtl.parallel.shard import ShardedModel
-from dist_mtl.scoring import AS_IT_IS, Adjustment, Scored, find, score
+from dist_mtl.scoring import AS_IT_IS, NO_EXTENSIONS, Adjustment, Scored, find, score
 
 # Share of the rows in one bin of scores, 6e-5 wide at a logit of 2 to 4, from which on predictions are called constant.
 ALIKE = 0.999
@@ -210,6 +211,7 @@ def evaluate_run(
     overrides: Sequence[str] = (),
     raw: bool = False,
     embedded: bool = False,
+    extensions: Extensions = NO_EXTENSIONS,
 ) -> tuple[Evaluation, str]:
     """Evaluate a commit of a run on `data` (default: its own data.test), on any number of ranks.
 
@@ -217,7 +219,7 @@ def evaluate_run(
     Raises CheckpointError if the run has no such commit, ConfigError without data.
     """
     with runtime(RunConfig(dir=run_dir), embedded) as rt:
-        trained = find(run_dir, which, tuple(overrides), raw, rt)
+        trained = find(run_dir, which, tuple(overrides), raw, rt, extensions)
         folder = data or trained.config.data.test
         if folder is None:
             raise ConfigError(f"{trained.folder}: its configuration has no data.test; name a dataset with --data")

@@ -17,6 +17,7 @@ from dist_mtl.checkpoint import format as commits
 from dist_mtl.checkpoint import store
 from dist_mtl.checkpoint.index import fill, read_index
 from dist_mtl.config import Config, RunConfig
+from dist_mtl.config.extensions import Extensions
 from dist_mtl.data.batch import Batch
 from dist_mtl.data.frame import FrameRows, answer
 from dist_mtl.errors import ConfigError
@@ -39,8 +40,8 @@ class LoadedModel:
     Safe to call from several threads, one at a time scores.
     """
 
-    def __init__(self, run_dir: str | Path, which: str, raw: bool) -> None:
-        """`which` and `raw` as in `scoring.find`. Raises CheckpointError; ConfigError among several ranks."""
+    def __init__(self, run_dir: str | Path, which: str, raw: bool, extensions: Extensions) -> None:
+        """`which`, `raw` and `extensions` as in `scoring.find`. Raises CheckpointError, ConfigError (several ranks)."""
         if World.from_env().size > 1:
             raise ConfigError(
                 "load_model: a loaded model is whole in one process, and here are several ranks, which would each hold "
@@ -48,7 +49,7 @@ class LoadedModel:
             )
         self.run_dir = Path(run_dir)
         self._rt = alone(RunConfig(dir=str(run_dir)))
-        self._trained = find(str(run_dir), which, (), raw, self._rt)
+        self._trained = find(str(run_dir), which, (), raw, self._rt, extensions)
         self.config: Config = self._trained.config
         self.step = commits.read(self._trained.folder).step
         self.module, self._ids = _load(self._trained.folder, self.config, self._rt)

@@ -23,6 +23,7 @@ from dist_mtl.checkpoint import format as commits
 from dist_mtl.checkpoint import store
 from dist_mtl.checkpoint.disk import read_text
 from dist_mtl.config import Config, RunConfig
+from dist_mtl.config.extensions import Extensions
 from dist_mtl.data.files import manifest
 from dist_mtl.data.files.disk import alone, clear, writing
 from dist_mtl.data.files.folder import Folder, local
@@ -33,7 +34,7 @@ from dist_mtl.errors import DataError
 from dist_mtl.metrics.slices import column_of
 from dist_mtl.outputs import check, write_file
 from dist_mtl.parallel.runtime import Runtime, runtime
-from dist_mtl.scoring import Scored, Trained, find, probabilities, score
+from dist_mtl.scoring import NO_EXTENSIONS, Scored, Trained, find, probabilities, score
 
 ABOUT = "_predictions.json"  # engines pass over it, as over the manifest
 MAX_ABOUT = 1 << 24  # bytes of it: the names of 100,000 columns
@@ -66,6 +67,7 @@ def predict_run(
     which: str = "best",
     raw: bool = False,
     embedded: bool = False,
+    extensions: Extensions = NO_EXTENSIONS,
 ) -> Predictions:
     """Score the dataset `data` by a commit of a run into the new folder `out`, itself a dataset. All ranks.
 
@@ -75,7 +77,7 @@ def predict_run(
     then not there.
     """
     with runtime(RunConfig(dir=run_dir), embedded) as rt:
-        trained = find(run_dir, which, (), raw, rt)
+        trained = find(run_dir, which, (), raw, rt, extensions)
         return predict(trained, run_dir, data, local(out), keep, rt)
 
 

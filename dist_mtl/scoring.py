@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from dist_mtl.checkpoint import format as commits
 from dist_mtl.checkpoint import store
 from dist_mtl.config import Config, RunConfig
-from dist_mtl.config.file import parse
+from dist_mtl.config.extensions import Extensions
+from dist_mtl.config.file import parse, with_extensions
 from dist_mtl.data.batch import Batch, Carried
 from dist_mtl.data.column_class import TrainedOn
 from dist_mtl.data.frame import FrameRows
@@ -37,6 +38,7 @@ class Adjustment:
 
 
 AS_IT_IS = Adjustment()
+NO_EXTENSIONS = Extensions()
 
 
 @dataclass(frozen=True)
@@ -158,26 +160,35 @@ class Trained:
     on: TrainedOn
 
 
-def find(run_dir: str, which: str, overrides: tuple[str, ...], raw: bool, rt: Runtime) -> Trained:
+def find(
+    run_dir: str,
+    which: str,
+    overrides: tuple[str, ...],
+    raw: bool,
+    rt: Runtime,
+    extensions: Extensions = NO_EXTENSIONS,
+) -> Trained:
     """A commit of a run: `which` is `best`, `latest`, or a step. The same on every rank.
 
-    `overrides`: of metrics.* alone. `raw`: the network's own probabilities. Raises CheckpointError, ConfigError.
+    `overrides`: of metrics.* alone. `raw`: the network's own probabilities. `extensions`: at least those of the run.
+    Raises CheckpointError, ConfigError.
     """
     rt.from_first(lambda: check_outputs(run_dir))
     folder = rt.from_first(lambda: store.find(run_dir, which))  # one rank looks: file systems may show others less
-    return rt.all_ranks(lambda: _read(folder, run_dir, overrides, raw))
+    return rt.all_ranks(lambda: _read(folder, run_dir, overrides, raw, extensions))
 
 
-def _read(folder: Path, run_dir: str, overrides: tuple[str, ...], raw: bool) -> Trained:
+def _read(folder: Path, run_dir: str, overrides: tuple[str, ...], raw: bool, extensions: Extensions) -> Trained:
     for text in overrides:
         if not text.startswith("metrics."):
             raise ConfigError(f"--set={text}: a trained model keeps its configuration; only metrics.* can be set here")
     commit = commits.read(folder)
+    commits.check_extensions(commit, extensions, folder)
     config, on = commits.config_of(commit, folder), TrainedOn(str(folder), commit.columns)
     if overrides:
         config = parse(commit.config, overrides, source=str(folder))
     # Where it was trained is not where it is scored: another folder, another device.
-    config = config.model_copy(update={"run": RunConfig(dir=run_dir)})
+    config = with_extensions(config.model_copy(update={"run": RunConfig(dir=run_dir)}), extensions)
     if raw:
         return Trained(folder, config, AS_IT_IS, None, on)
     fit = commits.read_recalibration(folder)

@@ -165,6 +165,7 @@ class Session:
             return progress
         commit = rt.all_ranks(lambda: commits.read(folder))
         digest = self.data.train.digest_at(commit.step)
+        rt.all_ranks(lambda: commits.check_extensions(commit, self.config.extensions, folder, exactly=True))
         rt.all_ranks(lambda: commits.check_same_run(commit, self.config, digest, self.steps, folder))
         # A partition has the class of all its values, and there may be more of them than when the run began.
         on, train = TrainedOn(str(folder), commit.columns), self.data.train

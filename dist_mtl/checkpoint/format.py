@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from dist_mtl.bounded import parse_json
 from dist_mtl.checkpoint import disk
 from dist_mtl.config import Config
+from dist_mtl.config.extensions import Extensions, Part
 from dist_mtl.config.file import parse
 from dist_mtl.data import order as orders
 from dist_mtl.data.column_class import RawColumn
@@ -89,6 +90,7 @@ class Commit:
     tested: tuple[Tested, ...] = ()  # the evaluations of a stream, each partition before it was trained
     order: int = 1  # version of the order in which the rows are shuffled
     judged: bool = True  # false: a signal came before the evaluation that was due at this step
+    extensions: tuple[Part, ...] = ()  # parts of the model from outside of the package
     columns: dict[str, RawColumn] = field(default_factory=dict)  # of data.train; empty before they were kept
 
 
@@ -192,6 +194,26 @@ def _digest(tree: dict[str, Any]) -> str:
     """Of a small description, whatever its layout. It can not stand in the list of the commit's files: it is made
     later, and the list is never written twice."""
     return disk.checksum(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
+def check_extensions(commit: Commit, given: Extensions, folder: Path, exactly: bool = False) -> None:
+    """Raise CheckpointError if a part of the model from outside of the package is not there, or is another one.
+
+    `exactly`: nor may there be others, as in a run that continues.
+    """
+    made, now = ({part.place: part for part in parts} for parts in (commit.extensions, given.parts))
+    problems = []
+    for place in sorted(made.keys() | now.keys()):
+        before, here = made.get(place), now.get(place)
+        if here is None:
+            problems.append(f"made with {before} from outside of the package, which is not here; pass it with "
+                            f"`extensions` of dist_mtl's functions (the scripts cannot take it)")  # fmt: skip
+        elif before is None and exactly:
+            problems.append(f"made without {here}; choose another run.dir")
+        elif before is not None and before.digest != here.digest:
+            problems.append(f"made with {before}, and here is {here}; pass the one that it was trained with")
+    if problems:
+        raise CheckpointError("\n".join(f"{folder}: {problem}" for problem in problems))
 
 
 def check_same_run(commit: Commit, config: Config, manifest: str, steps: int, folder: Path) -> None:

@@ -211,6 +211,7 @@ def publish(
         tested=progress.tested,
         judged=progress.judged,
         order=order.VERSION,
+        extensions=config.extensions.parts,
         columns=dict(columns),
     )
     try:

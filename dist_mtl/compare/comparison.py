@@ -14,6 +14,7 @@ from dist_mtl.compare.joint import read
 from dist_mtl.compare.statistics import Slices, TaskDifference, replicates_for, slice_differences, task_differences
 from dist_mtl.compare.verdict import Verdict
 from dist_mtl.config import Config, RunConfig
+from dist_mtl.config.extensions import Extensions
 from dist_mtl.config.place import normal
 from dist_mtl.data.features.keys import check_key
 from dist_mtl.data.loader import Dataset
@@ -21,7 +22,7 @@ from dist_mtl.errors import ConfigError
 from dist_mtl.hints import nearest
 from dist_mtl.metrics.slices import Slicing, column_of, discover
 from dist_mtl.parallel.runtime import Runtime, runtime
-from dist_mtl.scoring import Trained, find
+from dist_mtl.scoring import NO_EXTENSIONS, Trained, find
 
 FEWEST_REPLICATES = 100  # with fewer no p-value is below 2 / 100, and none is left after a correction
 
@@ -84,6 +85,7 @@ def compare_runs(
     raw: bool = False,
     replicates: int | None = None,
     embedded: bool = False,
+    extensions: tuple[Extensions, Extensions] = (NO_EXTENSIONS, NO_EXTENSIONS),
 ) -> Comparison | None:
     """Compare a commit of each run (`which`, `raw` as in `scoring.find`, `embedded` as in `runtime`) on `data`.
 
@@ -97,7 +99,8 @@ def compare_runs(
     if replicates is not None and replicates < FEWEST_REPLICATES:
         raise ConfigError(f"--replicates {replicates}: {FEWEST_REPLICATES} at least, better 1000")
     with runtime(RunConfig(dir=run_a), embedded) as rt:
-        pair = find(run_a, which, (), raw, rt), find(run_b, which, (), raw, rt)
+        runs = zip((run_a, run_b), extensions, strict=True)
+        pair = tuple(find(run, which, (), raw, rt, parts) for run, parts in runs)
         ask = rt.all_ranks(lambda: _question(pair, (run_a, run_b), data, by, slices))
         slicings = tuple(discover(ask.dataset, config, name, rt) for name, config in ask.slices.items())
         folders = tuple(

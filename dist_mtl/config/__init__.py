@@ -7,9 +7,10 @@ type is an error, never a conversion. Every default stands here once, with its u
 from itertools import pairwise
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 
 from dist_mtl.config.data import DataConfig, DynamicRows, LogStream, SampleLogs, StreamConfig, TableConfig
+from dist_mtl.config.extensions import Extensions
 from dist_mtl.config.features import (
     AnyFeature,
     BagFeature,
@@ -196,6 +197,7 @@ class Config(Section):
     metrics: MetricsConfig = MetricsConfig()
     select: SelectConfig | None = None
     diagnose: DiagnoseConfig = DiagnoseConfig()
+    _extensions: Extensions = PrivateAttr(default_factory=Extensions)
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -230,28 +232,22 @@ class Config(Section):
 
     @property
     def all_tables(self) -> dict[str, TableConfig]:
-        """The declared tables, then those that bucketised features imply."""
-        implied = {
-            name: TableConfig(rows=f.rows, dim=f.dim)
-            for name, f in self.features.items()
-            if isinstance(f, BucketFeature)
-        }
-        return {**self.tables, **implied}
+        """The declared tables, then those that features make."""
+        own = {name: table for name, feature in self.features.items() if (table := feature.own_table()) is not None}
+        return {**self.tables, **own}
 
     def table_of(self, feature: str) -> str | None:
         """The table that a feature is looked up in; None for a dense feature."""
-        spec = self.features[feature]
-        return (spec.table or feature) if isinstance(spec, TableFeature) else None
+        return self.features[feature].table_of(feature)
 
     def columns_of(self, feature: str) -> tuple[str, ...]:
         """The Parquet columns that a feature is made from; of a weighted bag its ids, then its weights."""
-        match self.features[feature]:
-            case CrossFeature(of=parts):
-                return tuple(getattr(self.features.get(part), "column", None) or part for part in parts)
-            case BagFeature(column=column, weights=str(weights)):
-                return (column or feature, weights)
-            case spec:
-                return (spec.column or feature,)
+        return self.features[feature].columns_of(feature, self.features)
+
+    @property
+    def extensions(self) -> Extensions:
+        """The parts that were passed from Python; see `config.file.extended`."""
+        return self._extensions
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

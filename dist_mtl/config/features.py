@@ -1,24 +1,48 @@
 """How columns become what the model sees: ids and buckets to look up, numbers to read."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from dist_mtl.config.data import TableConfig
 from dist_mtl.config.section import Dim, Positive, Section
 
 Quantiles = Annotated[int, Field(ge=2, le=10_000)]
 
 
-class Feature(Section):
+class AnyKind(Section):
+    """What every kind says of itself, given its name."""
+
+    def columns_of(self, name: str, features: "Mapping[str, AnyFeature]") -> tuple[str, ...]:
+        """The columns that it reads."""
+        return (name,)
+
+    def table_of(self, name: str) -> str | None:
+        """The table that it is looked up in; None for a number."""
+        return None
+
+    def own_table(self) -> TableConfig | None:
+        """The table that it makes, of its own name; None: it makes none."""
+        return None
+
+
+class Feature(AnyKind):
     """What a feature of one column has: the Parquet column that it comes from, by default its own name."""
 
     column: str | None = None
 
+    def columns_of(self, name: str, features: "Mapping[str, AnyFeature]") -> tuple[str, ...]:
+        return (self.column or name,)
 
-class TableFeature(Section):
+
+class TableFeature(AnyKind):
     """A feature that is looked up in a table, by default the table of its own name."""
 
     table: str | None = None
+
+    def table_of(self, name: str) -> str:
+        return self.table or name
 
 
 class IdFeature(Feature, TableFeature):
@@ -40,6 +64,10 @@ class BagFeature(Feature, TableFeature):
     max_length: Positive | None = None  # ids of a row; what is cut off is not looked at
     keep: Literal["first", "last"] | None = None  # which end of a longer list stays; none: last, where histories grow
 
+    def columns_of(self, name: str, features: "Mapping[str, AnyFeature]") -> tuple[str, ...]:
+        """The ids, then their weights."""
+        return (self.column or name, *([self.weights] if self.weights else []))
+
     @model_validator(mode="after")
     def _keep_needs_a_length(self) -> Self:
         if self.keep is not None and self.max_length is None:
@@ -57,6 +85,9 @@ class CrossFeature(TableFeature):
     kind: Literal["cross"]
     of: Annotated[tuple[str, ...], Field(min_length=2)]
     policy: Literal["hash", "dynamic"] = "hash"
+
+    def columns_of(self, name: str, features: "Mapping[str, AnyFeature]") -> tuple[str, ...]:
+        return tuple(getattr(features.get(part), "column", None) or part for part in self.of)
 
     @model_validator(mode="after")
     def _of_different_ones(self) -> Self:
@@ -78,6 +109,9 @@ class BucketFeature(Feature, TableFeature):
     quantiles: Quantiles | None = None
     fitted: Annotated[tuple[float, ...], Field(min_length=1)] | None = None  # written by training, not by hand
     dim: Dim = 16
+
+    def own_table(self) -> TableConfig:
+        return TableConfig(rows=self.rows, dim=self.dim)
 
     @property
     def edges(self) -> tuple[float, ...] | None:
@@ -167,6 +201,27 @@ class DenseFeature(Feature):
         return self
 
 
+class CustomFeature(AnyKind):
+    """What a function computes that is passed from Python (`config/extensions.py`); written there, not by hand.
+
+    With `rows` it is an id of a table of its own, else a number for the network.
+    """
+
+    kind: Literal["custom"]
+    columns: Annotated[tuple[str, ...], Field(min_length=1)]
+    rows: Positive | None = None
+    dim: Dim = 16
+
+    def columns_of(self, name: str, features: "Mapping[str, AnyFeature]") -> tuple[str, ...]:
+        return self.columns
+
+    def table_of(self, name: str) -> str | None:
+        return None if self.rows is None else name
+
+    def own_table(self) -> TableConfig | None:
+        return None if self.rows is None else TableConfig(rows=self.rows, dim=self.dim)
+
+
 AnyFeature = Annotated[
-    IdFeature | BagFeature | CrossFeature | BucketFeature | DenseFeature, Field(discriminator="kind")
+    IdFeature | BagFeature | CrossFeature | BucketFeature | DenseFeature | CustomFeature, Field(discriminator="kind")
 ]

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from dist_mtl.bounded import BeyondBounds, read_bytes
 from dist_mtl.config import Config
+from dist_mtl.config.extensions import Extensions
 from dist_mtl.config.place import without_secrets
 from dist_mtl.config.rules import MOST_TOLD
 from dist_mtl.config.section import Section
@@ -84,6 +85,30 @@ def parse(tree: dict[str, Any], overrides: Overrides = (), source: str = "config
         for text in overrides:
             tree = _override(tree, text)
     return validated(Config, tree, source)
+
+
+def extended(config: Config, extensions: Extensions) -> Config:
+    """The configuration with parts from outside of the package. Raises ConfigError if one does not fit in it."""
+    if not isinstance(extensions, Extensions):
+        raise ConfigError(f"extensions: pass a dist_mtl.Extensions, not a {type(extensions).__name__}")
+    _ = extensions.parts  # that of one that has none is told now, not at the first checkpoint
+    tree = config.model_dump(mode="json")
+    for name, feature in extensions.features.items():
+        if name in config.features and config.features[name].kind != "custom":
+            raise ConfigError(f"extensions: features.{name} is in the configuration already; choose another name")
+        columns = [feature.columns] if isinstance(feature.columns, str) else list(feature.columns)
+        made = {"kind": "custom", "columns": columns, "rows": feature.rows, "dim": feature.dim}
+        tree["features"][name] = made
+    if extensions.backbone is not None:
+        tree["model"]["backbone"] = {"kind": "custom"}
+    return with_extensions(parse(tree, source="extensions"), extensions)
+
+
+def with_extensions(config: Config, extensions: Extensions) -> Config:
+    """A configuration that was `extended` before, with the same parts again."""
+    whole = config.model_copy()
+    whole._extensions = extensions
+    return whole
 
 
 def validated(kind: type[S], tree: dict[str, Any], source: str) -> S:

@@ -81,6 +81,16 @@ class AITM(Section):
     calibrator: Weight | None = None
 
 
+class CustomBackbone(Section):
+    """A module that is passed from Python (`config/extensions.py`); written there, not by hand."""
+
+    kind: Literal["custom"]
+
+
+AnyBackbone = SingleTask | SharedBottom | OMoE | MMoE | PLE | AITM | CustomBackbone
+AnyInteraction = NoInteraction | DotInteraction | CrossInteraction
+
+
 class Counterfactual(Section):
     """ESCM2 (arXiv 2204.05125): the conversion loss on clicks, weighted so that it stands for all impressions."""
 
@@ -184,12 +194,8 @@ class PWiseR(Section):
 class ModelConfig(Section):
     """Embeddings -> interaction -> backbone -> one tower a task -> head."""
 
-    interaction: Annotated[NoInteraction | DotInteraction | CrossInteraction, Field(discriminator="kind")] = (
-        NoInteraction()
-    )
-    backbone: Annotated[SingleTask | SharedBottom | OMoE | MMoE | PLE | AITM, Field(discriminator="kind")] = MMoE(
-        kind="mmoe"
-    )
+    interaction: Annotated[AnyInteraction, Field(discriminator="kind")] = NoInteraction()
+    backbone: Annotated[AnyBackbone, Field(discriminator="kind")] = MMoE(kind="mmoe")
     tower: Widths = (64,)
     head: Literal["ctcvr", "esmm", "clicked", "independent"] = "esmm"  # independent: for labels that are no funnel
     counterfactual: Counterfactual | None = None
@@ -202,7 +208,7 @@ class ModelConfig(Section):
     # uncertainty: learned weights (Kendall et al. 2018). pcgrad: gradients of conflicting tasks are projected at the
     # shared input, before they reach the tables; a partial backward pass a task more.
     balance: Literal["fixed", "uncertainty", "pcgrad"] = "fixed"
-    alignment: Annotated[NoAlignment | FixedAlignment | PICO | AdaFTR, Field(discriminator="kind")] = NoAlignment()
+    alignment: Annotated[NoAlignment | AnyAlignment, Field(discriminator="kind")] = NoAlignment()
     pairwise: Annotated[NoPairwise | PWiseR, Field(discriminator="kind")] = NoPairwise()
 
     @property

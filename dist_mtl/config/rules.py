@@ -73,7 +73,7 @@ def _model(config: "Config") -> Iterator[str]:
         yield "features: at least one must be an id, a bag or a bucketised number"
     spec = config.model.interaction
     if spec.kind == "dot" and spec.bottom is not None:
-        if not any(feature.kind == "dense" for feature in config.features.values()):
+        if all(config.table_of(name) is not None for name in config.features):
             yield "model.interaction.bottom: there is no dense feature for the bottom MLP to read; remove it"
     if spec.kind == "dot" and len(dims) > 1:
         yield f"model.interaction: dot products need one dim for all tables; they have {sorted(dims)}"

@@ -51,7 +51,7 @@ def _table_names(config: "Config") -> Iterator[str]:
             told = "".join(f', and set features.{feature}.table = "{other}"' for feature in users)
             yield f"tables.{name}: no name for a table: {reason}. Call it tables.{other}{told}"
         else:
-            column = config.features[name].column or name
+            column = config.columns_of(name)[0]
             yield (
                 f"features.{name}: no name for the table that it makes: {reason}. "
                 f'Call it features.{other}, with column = "{column}"'
@@ -65,9 +65,10 @@ def _features(config: "Config") -> Iterator[str]:
         if table is None:
             continue
         used[table] += 1
-        if feature.kind == "bucket":
-            if feature.table is not None or name in config.tables:
-                yield f"features.{name}: a bucketised feature makes its own table; remove `table` and tables.{name}"
+        if feature.own_table() is not None:
+            if getattr(feature, "table", None) is not None or name in config.tables:
+                what = {"bucket": "a bucketised feature", "custom": "a custom feature"}[feature.kind]
+                yield f"features.{name}: {what} makes its own table; remove `table` and tables.{name}"
         elif table not in config.tables:
             hint = nearest(table, config.tables)
             yield f"features.{name}: there is no table `{table}`; {hint or f'add tables.{table} = {{ rows = ... }}'}"
@@ -81,6 +82,7 @@ def _features(config: "Config") -> Iterator[str]:
 def _parts(config: "Config", name: str) -> Iterator[str]:
     """What a cross is made of. A name that is no feature is a column; the schema tells whether it is there."""
     why = {
+        "custom": "a function makes its ids; cross them there, or name a column of ids",
         "dense": "a dense number has no ids; bucketise it, or name a column of ids",
         "bag": "a bag has many ids a row, and a cross is of one id each; cross them where the data are made",
         "cross": "it is a cross itself; name the parts that it is made of",

@@ -93,6 +93,7 @@ class Objective:
         model, labels = config.model, config.data.labels
         specs = (model.backbone, model.counterfactual, model.alignment, model.pairwise)
         terms = tuple(term for spec in specs if (term := _term(spec, config)) is not None)
+        terms += tuple(loss(config) for loss in config.extensions.losses)
         return cls(model, labels, config.seed, TaskObjective.of(model, len(labels)), terms)
 
     @property

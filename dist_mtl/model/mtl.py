@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from dist_mtl.config import Config, CrossInteraction, DotInteraction, ModelConfig, NoInteraction
+from dist_mtl.config import Config, CrossInteraction, DotInteraction, ModelConfig
+from dist_mtl.config.model import AnyInteraction
 from dist_mtl.data.batch import Batch
 from dist_mtl.data.features.encode import Encoder
 from dist_mtl.model.backbone import build_backbone
@@ -45,9 +46,7 @@ BOTTOM = (64,)  # hidden widths of DLRM's MLP over the dense features, unless co
 class Interaction(nn.Module):
     """Pooled embeddings and dense features -> the shared input x, zero-padded to a multiple of ALIGNMENT columns."""
 
-    def __init__(
-        self, spec: NoInteraction | DotInteraction | CrossInteraction, dims: tuple[int, ...], dense: int
-    ) -> None:
+    def __init__(self, spec: AnyInteraction, dims: tuple[int, ...], dense: int) -> None:
         super().__init__()
         self.bottom = self.dot = self.cross = None
         self.dim = dims[0]  # of every table, where dot products are asked for
@@ -95,7 +94,9 @@ class MultiTaskModel(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.interaction = Interaction(spec.interaction, self.embeddings.dims, len(encoder.dense))
-            self.backbone = build_backbone(spec.backbone, self.interaction.outputs, num_tasks, spec.dropout)
+            self.backbone = build_backbone(
+                spec.backbone, self.interaction.outputs, num_tasks, spec.dropout, config.extensions.backbone
+            )
             self.towers = self._towers(num_tasks, spec)
             imputes = not scoring and spec.counterfactual is not None and spec.counterfactual.kind == "dr"
             self.imputation = self._towers(num_tasks - 1, spec) if imputes else None

@@ -12,7 +12,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 from torchrec.distributed.planner.constants import UVM_CACHING_RATIO
 
-from dist_mtl.config import BagFeature, BucketFeature, Config, DenseFeature
+from dist_mtl.config import AnyFeature, BagFeature, BucketFeature, Config
 from dist_mtl.data.features.encode import Encoder
 from dist_mtl.model.mtl import MultiTaskModel
 
@@ -86,9 +86,9 @@ def workload_of(config: Config, model: MultiTaskModel, bag_ids: float | None) ->
     )
 
 
-def _ids(feature: object, bag_ids: float | None) -> float:
+def _ids(feature: AnyFeature, bag_ids: float | None) -> float:
     """Ids of an impression."""
-    if isinstance(feature, DenseFeature):
+    if feature.table_of("") is None:
         return 0
     if not isinstance(feature, BagFeature):
         return 1

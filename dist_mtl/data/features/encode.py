@@ -7,9 +7,11 @@ import numpy as np
 import pyarrow as pa
 
 from dist_mtl.config import BagFeature, BucketFeature, Config, CrossFeature, DenseFeature, IdFeature
+from dist_mtl.config.features import CustomFeature
 from dist_mtl.data.features.bag_column import IdsColumn, is_weighted
 from dist_mtl.data.features.bags import Bag, is_list
 from dist_mtl.data.features.column import BagColumn, Column, DenseColumn, SingleColumn, Use
+from dist_mtl.data.features.custom import custom_column
 from dist_mtl.data.features.dense_column import NumberColumn
 from dist_mtl.data.features.ids import NO_ID
 from dist_mtl.data.features.labels import labels_of, weights_of
@@ -148,6 +150,8 @@ def column_of(name: str, config: Config) -> Column:
             return IdsColumn.of(name, feature, config)
         case DenseFeature() as feature:
             return NumberColumn.of(name, feature)
+        case CustomFeature() as feature:
+            return custom_column(name, feature, config)
 
 
 def _advice(kind: pa.DataType, words: str) -> str:
