@@ -93,7 +93,7 @@ def _layers(config: "Config") -> Iterator[str]:
             stacks = 1
         case _:
             stacks = tasks
-    layers = stacks * len(spec.hidden) + tasks * len(config.model.tower)
+    layers = stacks * len(getattr(spec, "hidden", ())) + tasks * len(config.model.tower)
     if layers > MOST_LAYERS:
         yield (
             f"model.backbone: {layers:,} layers in {stacks:,} networks and {tasks} towers, of which there may be "

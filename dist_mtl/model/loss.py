@@ -91,7 +91,7 @@ class Objective:
     def of(cls, config: Config) -> "Objective":
         """The objective of a run."""
         model, labels = config.model, config.data.labels
-        specs = (model.backbone, model.counterfactual, model.alignment, model.pairwise)
+        specs = (getattr(model, name) for name in ModelConfig.model_fields)
         terms = tuple(term for spec in specs if (term := _term(spec, config)) is not None)
         terms += tuple(loss(config) for loss in config.extensions.losses)
         return cls(model, labels, config.seed, TaskObjective.of(model, len(labels)), terms)
