@@ -117,7 +117,7 @@ def test_what_ends_a_look_ahead_is_fixed_for_a_run_that_trains_by_it(change: str
 
 
 MODELS = (
-    *((f"model.backbone={{kind='{kind}', hidden=[8]}}",) for kind in kinds("backbone")),
+    *((f"model.backbone={{kind='{kind}', hidden=[8]}}",) for kind in kinds("backbone") if kind != "custom"),
     *((f"model.interaction={{kind='{kind}'}}",) for kind in kinds("interaction")),
     ("model.interaction={kind='dcn', rank=2}",),
     ("model.head='ctcvr'",),
