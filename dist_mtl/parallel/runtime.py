@@ -225,6 +225,7 @@ def _restored(device: torch.device) -> Iterator[None]:
     """At the end warnings, threads, devices, random numbers, the environment and the allocator are as they were."""
     logger, threads = logging.getLogger("torch.fx._symbolic_trace"), torch.get_num_threads()
     level, debug, interface = logger.level, dist.get_debug_level(), os.environ.get(INTERFACE)
+    hook = sys.excepthook  # torch wraps it at each start of a process group
     devices = [device] if device.type == "cuda" else []
     current = torch.cuda.device(torch.cuda.current_device()) if devices else nullcontext()
     with warnings.catch_warnings(), torch.random.fork_rng(devices), current, keeping_freed_memory():
@@ -233,6 +234,7 @@ def _restored(device: torch.device) -> Iterator[None]:
         finally:
             logger.setLevel(level)
             dist.set_debug_level(debug)
+            sys.excepthook = hook
             torch.set_num_threads(threads)
             if interface is None:
                 os.environ.pop(INTERFACE, None)

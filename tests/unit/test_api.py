@@ -60,6 +60,7 @@ def process() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "python threads": sorted(thread.name for thread in threading.enumerate() if thread.is_alive()),
         "filters": list(warnings.filters),
+        "hook": sys.excepthook,
         "random": torch.get_rng_state().tolist(),
         "environment": dict(os.environ),
         "group": torch.distributed.is_initialized(),
