@@ -61,7 +61,7 @@ exactly-once: $(STAMP) ## 2,000 cases of every order: each row once an epoch, wh
 config-fuzz: $(STAMP) ## 5,000 mutated configurations: a named error at once, or one that round-trips; half a minute
 	@OMP_NUM_THREADS=1 CONFIG_FUZZ_CASES=5000 $(BIN)/python -m pytest -q -s tests/property/test_config_fuzz.py $(ARGS)
 
-arrow-fuzz: $(STAMP) ## 2,000 datasets of every Arrow type that Parquet takes: every verb says the same; 10 minutes
+arrow-fuzz: $(STAMP) ## 2,000 datasets of every Arrow type that Parquet takes: every verb says the same; 6 minutes
 	@OMP_NUM_THREADS=1 ARROW_FUZZ_CASES=2000 $(BIN)/python -m pytest -q -s tests/property/test_arrow_types.py $(ARGS)
 
 stream-fuzz: $(STAMP) ## every verb with lost and narrow streams, odd locales and what others left in the environment; an hour

@@ -272,7 +272,12 @@ def written(draw: random.Random, folder: Path) -> dict[str, Any]:
         ]
         table = pa.Table.from_arrays(arrays, schema=pa.schema(fields))
         options = {"store_schema": draw.random() < 0.9, "use_dictionary": draw.random() < 0.7}
-        pq.write_table(table, folder / f"{number}.parquet", row_group_size=draw.choice([4, 100]), **options)
+        path = folder / f"{number}.parquet"
+        pq.write_table(table, path, row_group_size=draw.choice([4, 100]), **options)
+        try:
+            pq.ParquetFile(path).read()
+        except OSError as error:  # a null fixed-size list within another nesting: Arrow writes it and cannot read it
+            raise pa.ArrowNotImplementedError(str(error)) from None
     used = {f"f_{name}": column.feature(name) for name, column in columns.items() if draw.random() < 0.7}
     return {"k": {"kind": "id", "table": "t"}} | {name: feature for name, feature in used.items() if feature}
 
