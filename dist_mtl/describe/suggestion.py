@@ -181,7 +181,17 @@ def _columns(d: Description) -> tuple[list[Seen], dict[str, str]]:
             left_out[name] = why
         else:
             kept.append(seen)
-    return kept, left_out
+    lasting = [seen for seen in kept if _rows_a_value(seen) >= RARE] or kept  # of logs that have nothing else
+    for seen in kept:
+        if not any(seen is one for one in lasting):
+            rows = f"{_rows_a_value(seen):.1f}"
+            left_out[seen.column.name] = f"its values come in {rows} rows each, which teach nothing that lasts"
+    return lasting, left_out
+
+
+def _rows_a_value(seen: Seen) -> float:
+    """Of an id, in the mean."""
+    return (seen.rows - seen.nulls) / seen.cardinality.count if _is_id(seen) else float("inf")
 
 
 def _out(seen: Seen, d: Description) -> str:
@@ -210,8 +220,6 @@ def _out(seen: Seen, d: Description) -> str:
         return ""
     if column.is_id and there > 1 and ids.count > UNIQUE * there:
         return "nearly every row has a value of its own"
-    if _is_id(seen) and there < RARE * ids.count:
-        return f"its values come in {there / ids.count:.1f} rows each, which teach nothing that lasts"
     return next(filter(None, (_of_the_split(seen, beside) for beside in d.beside.values())), "")
 
 

@@ -144,6 +144,8 @@ def test_an_id_of_few_rows_a_value_is_no_feature(tmp_path: Path) -> None:
         tmp_path, {"user": [f"u{i}" for i in DRAW.integers(0, 900, ROWS)], "host": DRAW.integers(0, 300, ROWS)}
     )
     assert columns(config_of(text)) == {"color", "host"} and "user: its values come in 2." in text
+    alone = {"color": [f"u{i}" for i in DRAW.integers(0, 900, ROWS)]}
+    assert columns(config_of(text_of(tmp_path / "alone", alone))) == {"color"}  # there is nothing else
 
 
 def test_rates_fall_to_nothing_where_the_end_is_known(tmp_path: Path) -> None:
