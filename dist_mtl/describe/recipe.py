@@ -38,5 +38,5 @@ def recipe(rows: int) -> Recipe:
     if rows < SMALL:
         return Recipe(batch, 4, 10, 1, 3, hidden=(64, 32), tower=(16,), dropout=0.0, dim=4)
     if rows < LARGE:
-        return Recipe(batch, 2, 20, 1, 3, hidden=(64, 32), tower=(16,), dropout=0.1, dim=8, embedding_lr=0.05)
+        return Recipe(batch, 2, 20, 1, 3, hidden=(64, 32), tower=(16,), dropout=0.1, dim=8)
     return Recipe(batch, 1, 20 if rows < HUGE else 5, 2, 4, hidden=(128, 64), tower=(32,), dropout=0.1, dim=16)

@@ -16,9 +16,9 @@ ROWS = 900
 
 
 def write_csv(path: Path) -> None:
-    """Rows of 300 users, of whom each comes three times or so, one kind of them clicking more often."""
+    """Rows of 100 users, of whom each comes nine times or so, one kind of them clicking more often."""
     draw = np.random.default_rng(3)
-    user, kind = draw.integers(0, 300, ROWS), draw.integers(0, 3, ROWS)
+    user, kind = draw.integers(0, 100, ROWS), draw.integers(0, 3, ROWS)
     click = draw.random(ROWS) < np.array([0.1, 0.3, 0.6])[kind]
     bought = click & (draw.random(ROWS) < 0.4)
     lines = (f"{u},k{k},{int(c)},{int(b)}\n" for u, k, c, b in zip(user, kind, click, bought, strict=True))
