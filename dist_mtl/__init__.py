@@ -127,15 +127,15 @@ def train(config: Config, *, extensions: Extensions | None = None) -> Run:
 
 def load_model(
     run: Run | str | Path,
-    checkpoint: Literal["best", "latest"] | int = "best",
+    checkpoint: Literal["best", "latest", "newest"] | int = "best",
     *,
     raw: bool = False,
     extensions: Extensions | None = None,
 ) -> LoadedModel:
     """Load a checkpoint of a run to score rows in memory. On a GPU if there is one.
 
-    `checkpoint`: "best" (by the configuration's `select`, else the newest), "latest", or a step. `raw`: the network's
-    own probabilities, neither corrected for down-sampled logs nor recalibrated. `extensions`: those of the run.
+    `checkpoint`: "best" (by the configuration's `select`, else the newest), "latest" or "newest", or a step. `raw`: the
+    network's own probabilities, neither corrected for down-sampled logs nor recalibrated. `extensions`: the run's.
 
     `predict` of the model takes a pandas DataFrame, a pyarrow Table or a list of dicts and returns the same kind with
     a column for each task: the probabilities, to the bit those that `predict` writes for a dataset of these rows.
@@ -160,7 +160,7 @@ def evaluate(
     run: Run | str | Path,
     data: str | Path | None = None,
     *,
-    checkpoint: Literal["best", "latest"] | int = "best",
+    checkpoint: Literal["best", "latest", "newest"] | int = "best",
     raw: bool = False,
     slices: Sequence[str] = (),
     groups: Sequence[str] = (),
@@ -187,7 +187,7 @@ def predict(
     out: str | Path,
     *,
     keep: Sequence[str] = (),
-    checkpoint: Literal["best", "latest"] | int = "best",
+    checkpoint: Literal["best", "latest", "newest"] | int = "best",
     raw: bool = False,
     extensions: Extensions | None = None,
 ) -> Predictions:
@@ -211,7 +211,7 @@ def compare(
     *,
     by: str | None = None,
     slices: Sequence[str] = (),
-    checkpoint: Literal["best", "latest"] | int = "best",
+    checkpoint: Literal["best", "latest", "newest"] | int = "best",
     raw: bool = False,
     replicates: int | None = None,
     extensions: Extensions | tuple[Extensions, Extensions] | None = None,

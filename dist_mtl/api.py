@@ -29,7 +29,7 @@ from dist_mtl.report.history import read_events
 from dist_mtl.scoring import NO_EXTENSIONS
 from dist_mtl.train import train as train_to_the_end
 
-Which = Literal["best", "latest"] | int
+Which = Literal["best", "latest", "newest"] | int
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def train(config: Config, extensions: Extensions | None) -> Run:
 def load_model(run: AnyRun, checkpoint: Which, raw: bool, extensions: Extensions | None) -> LoadedModel:
     """See `dist_mtl.load_model`."""
     with _calls():
-        return LoadedModel(_folder(run), str(checkpoint), raw, extensions or NO_EXTENSIONS)
+        return LoadedModel(_folder(run), _named(checkpoint), raw, extensions or NO_EXTENSIONS)
 
 
 def evaluate(
@@ -102,7 +102,7 @@ def evaluate(
     with _calls():
         folder = None if data is None else str(data)
         parts = extensions or NO_EXTENSIONS
-        return evaluate_run(_folder(run), folder, str(checkpoint), overrides, raw, _embedded(), parts)[0]
+        return evaluate_run(_folder(run), folder, _named(checkpoint), overrides, raw, _embedded(), parts)[0]
 
 
 def predict(
@@ -117,7 +117,7 @@ def predict(
     """See `dist_mtl.predict`."""
     with _calls():
         parts = extensions or NO_EXTENSIONS
-        return predict_run(_folder(run), str(data), str(out), keep, str(checkpoint), raw, _embedded(), parts)
+        return predict_run(_folder(run), str(data), str(out), keep, _named(checkpoint), raw, _embedded(), parts)
 
 
 def compare(
@@ -135,11 +135,15 @@ def compare(
     folders, rows = (_folder(a), _folder(b)), None if data is None else str(data)
     parts = extensions if isinstance(extensions, tuple) else (extensions or NO_EXTENSIONS,) * 2
     with _calls():
-        return compare_runs(*folders, rows, by, slices, str(checkpoint), raw, replicates, _embedded(), parts)
+        return compare_runs(*folders, rows, by, slices, _named(checkpoint), raw, replicates, _embedded(), parts)
 
 
 def _folder(run: AnyRun) -> str:
     return str(run.dir if isinstance(run, Run) else run)
+
+
+def _named(checkpoint: Which) -> str:
+    return "latest" if checkpoint == "newest" else str(checkpoint)
 
 
 def _embedded() -> bool:
