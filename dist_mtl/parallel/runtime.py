@@ -28,6 +28,7 @@ from dist_mtl.parallel.world import World
 
 T = TypeVar("T")
 INTERFACE = "GLOO_SOCKET_IFNAME"
+STORES: list[dist.Store] = []  # those of earlier meetings: once one is freed, a third meeting hangs (seen, torch 2.13)
 MEETINGS = count()  # of this process; every rank meets the others in the same order
 
 
@@ -299,6 +300,7 @@ def _meeting_place(world: World, timeout: timedelta) -> dict[str, Any]:
         return {}
     lent = world.store
     store = dist.TCPStore(lent.host, lent.port, world.size, is_master=False, timeout=timeout)
+    STORES.append(store)
     name = f"attempt-{lent.attempt}-{next(MEETINGS)}"
     return {"store": dist.PrefixStore(name, store), "rank": world.rank, "world_size": world.size}
 
