@@ -218,7 +218,7 @@ def evaluate_run(
     `which`, `overrides` and `raw` as in `scoring.find`, `embedded` as in `runtime`. Returns the evaluation and a title.
     Raises CheckpointError if the run has no such commit, ConfigError without data.
     """
-    with runtime(RunConfig(dir=run_dir), embedded) as rt:
+    with runtime(RunConfig.at(run_dir), embedded) as rt:
         trained = find(run_dir, which, tuple(overrides), raw, rt, extensions)
         folder = data or trained.config.data.test
         if folder is None:

@@ -48,7 +48,7 @@ class LoadedModel:
                 "all tables; score a dataset folder with dist_mtl.predict, which shards them"
             )
         self.run_dir = Path(run_dir)
-        self._rt = alone(RunConfig(dir=str(run_dir)))
+        self._rt = alone(RunConfig.at(run_dir))
         self._trained = find(str(run_dir), which, (), raw, self._rt, extensions)
         self.config: Config = self._trained.config
         self.step = commits.read(self._trained.folder).step

@@ -23,6 +23,7 @@ LOGS = ("lock", "train.out", "train.err", "compare.out", "compare.err", "compare
 FILES = ("events.jsonl", *WHOLE, *(f"{name}{STAGED}" for name in WHOLE), *LOGS)
 FOLDERS = ("checkpoints", "tensorboard", "predictions")
 
+MAX_PATH, MAX_NAME = 4096, 255  # bytes of a path and of a name in it, as the kernel has it
 NOWHERE = ("/dev/null", "/dev/full")  # where events may be sent that nobody wants
 GRACE = 5.0  # seconds that a killed run has to let go of its folder; the kernel takes its memory back first
 
@@ -85,8 +86,28 @@ class HeldFolder:
         os.close(self._file)
 
 
+def path_problem(text: str) -> str | None:
+    """Why no file or folder may be named so; None if it may. A name that is not UTF-8 fits into no JSON or TOML."""
+    if not text.strip() or any(ord(letter) < 32 or ord(letter) == 127 for letter in text):
+        return f"{text[:80]!r} is no path: it is empty, or has a control character; correct it"
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        return f"{text[:80]!a} is no path: it is not UTF-8; rename it"
+    return f"a path of {size:,} bytes; the system takes {MAX_PATH:,}" if size > MAX_PATH else None
+
+
+def check_path(path: str | Path) -> None:
+    """Raise ConfigError for a text from the command line, or a caller, that is no path of this machine."""
+    if problem := path_problem(str(path)):
+        raise ConfigError(problem)
+    if (longest := max(len(os.fsencode(name)) for name in str(path).split("/"))) > MAX_NAME:
+        raise ConfigError(f"{str(path)[:80]}...: a name of {longest:,} bytes; the system takes {MAX_NAME}")
+
+
 def check_outputs(run_dir: str | Path) -> None:
-    """Check all that a verb may write into the folder of a run. Raises ConfigError as `check`."""
+    """Check the folder of a run, and all that a verb may write into it. Raises ConfigError as `check`."""
+    check_path(run_dir)
     check(run_dir, FILES, FOLDERS)
 
 
@@ -106,7 +127,8 @@ def check(folder: str | Path, files: Sequence[str] = (), folders: Sequence[str] 
 
 
 def check_named(path: str | Path, *folders: str | Path) -> None:
-    """Check a path that the user has named, in case it is below one of these folders. Raises ConfigError."""
+    """Check a path that the user has named, also whether it is below one of these folders. Raises ConfigError."""
+    check_path(path)
     whole = Path(os.path.abspath(path))
     for folder in folders:
         if whole.is_relative_to(os.path.abspath(folder)):

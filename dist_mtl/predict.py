@@ -32,7 +32,7 @@ from dist_mtl.data.files.writer import Files, publish
 from dist_mtl.data.loader import Dataset
 from dist_mtl.errors import DataError
 from dist_mtl.metrics.slices import column_of
-from dist_mtl.outputs import check, write_file
+from dist_mtl.outputs import check, check_path, write_file
 from dist_mtl.parallel.runtime import Runtime, runtime
 from dist_mtl.scoring import NO_EXTENSIONS, Scored, Trained, find, probabilities, score
 
@@ -76,7 +76,8 @@ def predict_run(
     NonFiniteError for a score that is not finite. All on every rank, at the end of a window at the latest; `out` is
     then not there.
     """
-    with runtime(RunConfig(dir=run_dir), embedded) as rt:
+    check_path(out)
+    with runtime(RunConfig.at(run_dir), embedded) as rt:
         trained = find(run_dir, which, (), raw, rt, extensions)
         return predict(trained, run_dir, data, local(out), keep, rt)
 

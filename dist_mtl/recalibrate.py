@@ -41,7 +41,7 @@ def recalibrate_run(
     Maps of an earlier fit are replaced as a whole. Raises ConfigError: no such task; CheckpointError; DataError: rows
     that were trained on, or no task has a map; NonFiniteError. All on every rank, and nothing is stored.
     """
-    with runtime(RunConfig(dir=run_dir)) as rt:
+    with runtime(RunConfig.at(run_dir)) as rt:
         trained = find(run_dir, which, (), raw=True, rt=rt)  # a damaged earlier fit is no reason not to fit
         config = trained.config
         rt.all_ranks(lambda: _check_tasks(tasks, config))

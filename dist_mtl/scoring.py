@@ -188,7 +188,7 @@ def _read(folder: Path, run_dir: str, overrides: tuple[str, ...], raw: bool, ext
     if overrides:
         config = parse(commit.config, overrides, source=str(folder))
     # Where it was trained is not where it is scored: another folder, another device.
-    config = with_extensions(config.model_copy(update={"run": RunConfig(dir=run_dir)}), extensions)
+    config = with_extensions(config.model_copy(update={"run": RunConfig.at(run_dir)}), extensions)
     if raw:
         return Trained(folder, config, AS_IT_IS, None, on)
     fit = commits.read_recalibration(folder)

@@ -98,7 +98,7 @@ def compare_runs(
     """
     if replicates is not None and replicates < FEWEST_REPLICATES:
         raise ConfigError(f"--replicates {replicates}: {FEWEST_REPLICATES} at least, better 1000")
-    with runtime(RunConfig(dir=run_a), embedded) as rt:
+    with runtime(RunConfig.at(run_a), embedded) as rt:
         runs = zip((run_a, run_b), extensions, strict=True)
         pair = tuple(find(run, which, (), raw, rt, parts) for run, parts in runs)
         ask = rt.all_ranks(lambda: _question(pair, (run_a, run_b), data, by, slices))

@@ -5,6 +5,7 @@ type is an error, never a conversion. Every default stands here once, with its u
 """
 
 from itertools import pairwise
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, PrivateAttr, model_validator
@@ -57,6 +58,7 @@ from dist_mtl.config.section import (
     Widths,
 )
 from dist_mtl.hints import few_steps
+from dist_mtl.outputs import check_path
 
 
 class EmbeddingOptim(Section):
@@ -180,6 +182,12 @@ class RunConfig(Section):
     commit_timeout: Seconds = 1800  # the same while a commit is written or read: 1 TB a rank takes 17 minutes at 1 GB/s
     watchdog: bool = True  # end a rank that hangs, with its stacks on stderr; false: while a debugger holds one
     attempts: Positive = 3  # starts from one step that may die without a further commit; then a person is needed
+
+    @classmethod
+    def at(cls, run_dir: str | Path) -> Self:
+        """Of a run that was trained. Raises ConfigError: that is no path."""
+        check_path(run_dir)
+        return cls(dir=str(run_dir))
 
 
 class Config(Section):

@@ -30,10 +30,11 @@ MAX_LINE = 1_000  # characters of a message's line: a key or a value may be of a
 PART = r"""(?:[\w+-]++|"(?:\\.|[^"\\\n])*+"|'[^'\n]*+')"""
 CHAIN = re.compile(rf"""(?<![\w+\\-]){PART}(?:[ \t]*+\.[ \t]*+{PART}){{64}}""")
 
+SURROGATE = re.compile(r"[\ud800-\udfff]")  # also what Python makes of an argument's bytes that are not UTF-8
 ODD = re.compile(r"""[\s.="']""")  # in a key: it is written in quotes
 # A part of an override's key, up to the dot, the equals sign or the end behind it.
 KEY = re.compile(
-    r"""\s*(?:(?P<quoted>"(?:\\.|[^"\\\n])*+")|(?P<literal>'[^'\n]*+')|(?P<bare>(?!["'])[^.=]*?))\s*(?=[.=]|$)"""
+    r"""\s*+(?:(?P<quoted>"(?:\\.|[^"\\\n])*+")|(?P<literal>'[^'\n]*+')|(?P<bare>(?!["'])[^.=]*+))\s*+(?=[.=]|$)"""
 )
 
 
@@ -148,6 +149,8 @@ def _iso(value: Any) -> str:
 def _override(tree: dict[str, Any], text: str) -> dict[str, Any]:
     """A copy of `tree` with one `a.b.c=value` applied."""
     source = f"--set={readable(text)}"
+    if not text.isascii() and SURROGATE.search(text):
+        raise ConfigError(f"{source}: it is not UTF-8; write it anew")
     keys, end = _keys(text, source)
     if end == len(text):
         raise ConfigError(f"{source}: write it as --set=section.key=value")
@@ -166,7 +169,8 @@ def _keys(text: str, source: str) -> tuple[list[str], int]:
             raise ConfigError(f"{source}: a quote of the key is not closed, or not where a part of it begins and ends")
         end, quoted, literal = part.end(), part["quoted"], part["literal"]
         try:
-            keys.append(part["bare"] if quoted is None and literal is None else _toml(f"x={quoted or literal}")["x"])
+            bare = quoted is None and literal is None
+            keys.append(part["bare"].rstrip() if bare else _toml(f"x={quoted or literal}")["x"])
         except ValueError as error:
             raise ConfigError(f"{source}: `{readable(quoted or literal)}`: {readable(str(error))}") from None
     if not all(keys):
@@ -224,6 +228,8 @@ def _explain(item: Any, root: type[BaseModel]) -> list[str]:
             known = list(model.model_fields) if model is not None else []
             hint = nearest(keys[-1], known) or (f"known keys: {', '.join(known)}" if known else "")
             return [f"{where} is not a key; {hint}".rstrip("; ")]
+        case "json_invalid":  # json.dumps has written it, so it is JSON but for this
+            return ["a key or a value is not UTF-8; write it anew"]
         case "missing":
             return [f"{where} is missing"]
         case "value_error" if not keys:

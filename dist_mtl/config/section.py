@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-MAX_PATH = 4096  # bytes, as the kernel has it
+from dist_mtl.outputs import path_problem
 
 # No count here needs more, and up to 2**43 rows of a table have initial values of their own (model/embedding.py).
 MAX_COUNT = 2**43
@@ -23,10 +23,8 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 def _path(text: str) -> str:
-    if not text.strip() or any(ord(letter) < 32 or ord(letter) == 127 for letter in text):
-        raise ValueError(f"{text[:80]!r} is no path: it is empty, or has a control character; correct it")
-    if len(text.encode()) > MAX_PATH:
-        raise ValueError(f"a path of {len(text.encode()):,} bytes; the system takes {MAX_PATH:,}")
+    if problem := path_problem(text):
+        raise ValueError(problem)
     return text
 
 

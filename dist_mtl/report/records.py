@@ -2,15 +2,23 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
-Number = float | None  # None: not measured, or not finite
+LARGEST = 1e100  # beyond what a run measures, which is float32's mostly; above 1e300 an axis would have no finite end
+
+
+def _drawable(number: float) -> float:
+    return 0.0 if abs(number) < 1 / LARGEST else number
+
+
+# None: not measured, or not finite.
+Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST), AfterValidator(_drawable)] | None
 
 
 class Record(BaseModel):
     """A part of an event. Null is the same as absent; unknown keys belong to a newer version and are passed over."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod

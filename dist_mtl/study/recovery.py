@@ -39,7 +39,7 @@ def recover_run(run_dir: str, truth: str, data: str | None = None, which: str = 
 
     Raises ConfigError for a run without a relatedness network, DataError without the column.
     """
-    with runtime(RunConfig(dir=run_dir)) as rt:
+    with runtime(RunConfig.at(run_dir)) as rt:
         trained = find(run_dir, which, (), raw=True, rt=rt)
         config, folder = trained.config, data or trained.config.data.test
         check_world(config)

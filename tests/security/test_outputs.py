@@ -9,11 +9,16 @@ import pytest
 
 from dist_mtl.config.file import load, parse
 from dist_mtl.config.place import Place
+from dist_mtl.data.convert.parts import Conversion
 from dist_mtl.data.files.folder import Folder
+from dist_mtl.data.sample.bulk import Order, make_logs
+from dist_mtl.data.sample.wide import BenchmarkLogs
 from dist_mtl.errors import ConfigError
-from dist_mtl.outputs import FILES, FOLDERS, check_outputs
+from dist_mtl.outputs import FILES, FOLDERS, check_named, check_outputs
+from dist_mtl.predict import predict_run
 from tests import samples
 from tests.harness import ROOT, events, run_script
+from tests.verbs import VERBS, ended
 
 SECRET = "wJalrXUtnFEMI"  # what must not be found anywhere
 
@@ -76,6 +81,40 @@ def test_what_is_no_path_is_told(key: str, text: str) -> None:
 def test_a_run_is_written_to_a_local_folder() -> None:
     with pytest.raises(ConfigError, match="run.dir: .* local folder"):
         parse(samples.tree("x"), ["run.dir='s3://bucket/run'"])
+
+
+NO_PATHS = ["a\udcffb", "a\ud800b", "a\0b", "a\nb", "\x1b[2J", "x" * 256, "x/" * 3_000]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_run_named_by_what_is_no_path_is_64(verb: str) -> None:
+    for text in NO_PATHS:
+        code, message = ended(lambda text=text: VERBS[verb](Path(text)))
+        # What reads a dataset first, or takes the name of one, speaks of that.
+        assert code == 64 or code == 65 and verb in ("train", "like"), (text, code, message)
+        assert len(message) < 20_000
+
+
+@pytest.mark.parametrize("text", NO_PATHS)
+def test_a_file_or_folder_to_write_that_is_no_path_is_64(text: str) -> None:
+    actions = (
+        lambda: check_named(text),
+        lambda: check_outputs(text),
+        lambda: predict_run("x", "x", text),
+        lambda: Conversion(text, ()),
+        lambda: make_logs(Order(BenchmarkLogs(), "train", 100), Path(text)),
+    )
+    for action in actions:
+        with pytest.raises(ConfigError):
+            action()
+
+
+@pytest.mark.parametrize("key", ["run.dir", "data.train", "features.'\udcff'.log", "\udcff"])
+def test_an_override_that_is_not_utf_8_is_named(key: str) -> None:
+    with pytest.raises(ConfigError, match=r"--set=.*\\udcff.*: it is not UTF-8"):
+        parse(samples.tree("x"), [f"{key}=a\udcffb"])
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        parse(samples.tree("x"), {"run.dir": "a\udcffb"})
 
 
 # ------------------------------------------------------------------------------------------------------ outputs

@@ -21,7 +21,7 @@ from dist_mtl.data.files.manifest import Manifest
 from dist_mtl.data.files.writer import Encoding, Files, publish
 from dist_mtl.data.workers import Workers
 from dist_mtl.errors import DataError
-from dist_mtl.outputs import check
+from dist_mtl.outputs import check, check_path
 
 OnProgress = Callable[[int, int], None]  # bytes and rows read since the start
 Report = Callable[[int, int], None]  # bytes and rows read since the last report
@@ -52,6 +52,7 @@ class Conversion:
         self, out: str | Path, names: Sequence[str], jobs: int = 1, on_progress: OnProgress | None = None
     ) -> None:
         self._out, self._names, self._jobs, self._on_progress = Path(out), tuple(names), jobs, on_progress
+        check_path(out)
         check(self._out, folders=(STAGED, *self._names))
         for name in names:
             refuse_existing(self._out / name)

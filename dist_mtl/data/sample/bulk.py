@@ -28,7 +28,7 @@ from dist_mtl.data.sample.synthetic import MAX_SPEC, Ceiling, Split, generate
 from dist_mtl.data.sample.wide import BenchmarkLogs
 from dist_mtl.data.workers import Workers
 from dist_mtl.errors import ConfigError, DataError
-from dist_mtl.outputs import check
+from dist_mtl.outputs import check, check_path
 
 AGAIN = "run the same command again: the files that are complete stay"
 ROOM = f"make room, then {AGAIN}"
@@ -114,6 +114,7 @@ def make_logs(order: Order, folder: str | Path, ranks: int = 1, on_rows: OnRows 
     """
     folder = Path(folder)
     staged, pieces, total = folder.parent / f".making-{folder.name}", order.pieces(), Ceiling()
+    check_path(folder)
     refuse_existing(folder)
     check(folder.parent, folders=(staged.name,))
     with alone(staged):
