@@ -15,6 +15,11 @@ def marked(field: pa.Field, place: int, funnel: bool) -> pa.Field:
     return field.with_metadata({PLACE: b"%d" % place, FUNNEL: b"true" if funnel else b"false"})
 
 
+def marks_of(field: pa.Field) -> dict[bytes, bytes]:
+    """The marks of a field, without whatever else it carries."""
+    return {key: value for key, value in (field.metadata or {}).items() if key in (PLACE, FUNNEL)}
+
+
 def labels_of(schema: pa.Schema) -> tuple[Sequence[str], bool] | None:
     """(the labels in their order, whether they are a funnel); None where no column is marked."""
     marks = {f.name: f.metadata for f in schema if f.metadata and f.metadata.get(PLACE, b"").isdigit()}

@@ -16,10 +16,11 @@ import pytest
 
 from dist_mtl.config import Config
 from dist_mtl.config.file import parse
-from dist_mtl.data.files import manifest
+from dist_mtl.data.files import manifest, schema
 from dist_mtl.data.files.in_type import in_type
 from dist_mtl.data.files.joined_type import joined_type
 from dist_mtl.data.loader import Dataset
+from dist_mtl.data.marks import labels_of, marked
 from dist_mtl.describe.description import Wish, describe
 from dist_mtl.describe.findings import findings
 from dist_mtl.errors import DataError
@@ -315,3 +316,11 @@ def test_what_arrow_casts_wrongly() -> None:
         == in_type(fixed, pa.list_(pa.int64())).to_pylist()
         == [None, [3, 4]]
     )
+
+
+def test_marks_of_labels_outlast_the_one_schema_and_nothing_else_does() -> None:
+    narrow = pa.schema([pa.field("x", pa.int8()), marked(pa.field("liked", pa.int8()), 0, False)])
+    wide = pa.schema([pa.field("liked", pa.int32()), pa.field("x", pa.int64(), metadata={"PARQUET:field_id": "1"})])
+    assert labels_of(schema.joined([narrow, wide], ["a", "b"])) == (["liked"], False)
+    assert schema.joined([narrow, wide], ["a", "b"]).field("liked").type == pa.int32()
+    assert not schema.readable(wide).field("x").metadata

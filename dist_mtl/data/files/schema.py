@@ -12,13 +12,14 @@ import pyarrow as pa
 from dist_mtl.data.column_class import RawColumn, class_of, same_class
 from dist_mtl.data.files.in_type import in_type
 from dist_mtl.data.files.joined_type import joined_type, readable_type
+from dist_mtl.data.marks import marks_of
 from dist_mtl.errors import DataError
 
 
 def readable(schema: pa.Schema) -> pa.Schema:
     """The types in which columns are read: nothing is `not null`, an extension is what it is stored as, a view a plain
-    type, and a category has room for the values of any number of files."""
-    return pa.schema([pa.field(field.name, readable_type(field.type)) for field in schema])
+    type, and a category has room for the values of any number of files. Marks of labels stay."""
+    return pa.schema([pa.field(f.name, readable_type(f.type), metadata=marks_of(f)) for f in schema])
 
 
 def joined(schemas: Sequence[pa.Schema], sources: Sequence[str]) -> pa.Schema:
@@ -44,7 +45,7 @@ def _with(whole: pa.Schema, schemas: Sequence[pa.Schema], sources: Sequence[str]
         both = joined_type(field.type, kind)
         if both is None:
             problems.append(_no_type(field.name, schemas[number].field(field.name).type, field.type))
-        fields.append(pa.field(field.name, both or field.type))
+        fields.append(field.with_type(both or field.type))
     if problems:
         raise DataError(f"{sources[number]}: its columns differ from those of {sources[0]}: {'; '.join(problems)}")
     return pa.schema(fields)
