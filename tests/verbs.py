@@ -15,6 +15,7 @@ from dist_mtl.loaded_model import LoadedModel
 from dist_mtl.predict import predict_run
 from dist_mtl.recalibrate import recalibrate_run
 from dist_mtl.report.page import write as report
+from dist_mtl.scoring import NO_EXTENSIONS
 from dist_mtl.study.recovery import recover_run
 from dist_mtl.train import train
 from dist_mtl.verify import verify_run
@@ -28,7 +29,7 @@ VERBS: dict[str, Callable[[Path], object]] = {
     "compare": lambda place: compare_runs(str(place / "run"), str(place / "run"), str(place / "test")),
     "recalibrate": lambda place: recalibrate_run(str(place / "run"), str(place / "held"), "platt"),
     "relatedness": lambda place: recover_run(str(place / "run"), "row", str(place / "test")),
-    "load": lambda place: LoadedModel(place / "run", "best", False),
+    "load": lambda place: LoadedModel(place / "run", "best", False, NO_EXTENSIONS),
     "like": lambda place: like_of(str(place / "run")),
     "events": lambda place: Run(place / "run").events(),
     "report": lambda place: report(str(place / "run")),
