@@ -37,23 +37,23 @@ test: $(STAMP) ## run every test
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q $(ARGS)
 
 metric-figures: $(STAMP) ## the figures of docs/metrics.md: 10 million rows against scikit-learn, about 3 minutes
-	@OMP_NUM_THREADS=1 $(BIN)/python tests/campaign/metric_accuracy.py $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/figures/metric_accuracy.py $(ARGS)
 
 method-costs: $(STAMP) ## what a method adds to a step: the table of docs/methods.md, two models, about 15 minutes
-	@$(BIN)/python launch/bench.py --methods --rows 100000 --rounds 6 --steps 2 $(ARGS)
-	@echo; $(BIN)/python launch/bench.py --methods configs/quickstart.toml --rounds 15 --steps 3 $(ARGS)
+	@$(BIN)/python -m benchmarks.speed --methods --rows 100000 --rounds 6 --steps 2 $(ARGS)
+	@echo; $(BIN)/python -m benchmarks.speed --methods configs/quickstart.toml --rounds 15 --steps 3 $(ARGS)
 
 dynamic-figures: $(STAMP) ## AUC of dynamic tables under 5 % new ids a day, against ones large enough; about 10 minutes
-	@OMP_NUM_THREADS=1 $(BIN)/python tests/campaign/dynamic_ids.py $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/figures/dynamic_ids.py $(ARGS)
 
 dynamic-cost: $(STAMP) ## what 26 dynamic tables add to a training step, on 1 and 2 ranks; about 10 minutes
-	@OMP_NUM_THREADS=1 $(BIN)/python tests/campaign/dynamic_cost.py $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/figures/dynamic_cost.py $(ARGS)
 
 corruption: $(STAMP) ## one-bit flips in files of three codecs, what becomes of them and what looking costs; about 5 minutes
-	@OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python tests/campaign/corruption.py $(ARGS)
+	@OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python benchmarks/figures/corruption.py $(ARGS)
 
 first-run: $(STAMP) ## the suggested configuration of every log at hand, trained as it is: docs/quality.md; an hour with ARGS=--hand
-	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.campaign.first_run $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.figures.first_run $(ARGS)
 
 exactly-once: $(STAMP) ## 2,000 cases of every order: each row once an epoch, whatever the restarts; 1 to 5 minutes
 	@OMP_NUM_THREADS=1 EXACTLY_ONCE_CASES=2000 $(BIN)/python -m pytest -q -s tests/property/test_exactly_once.py $(ARGS)
@@ -68,31 +68,31 @@ stream-fuzz: $(STAMP) ## every verb with lost and narrow streams, odd locales an
 	@OMP_NUM_THREADS=1 STREAM_FUZZ_CASES=25 $(BIN)/python -m pytest -q tests/security/test_streams.py $(ARGS)
 
 shuffle-quality: $(STAMP) ## how well the shuffle mixes 1e8 to 1e10 rows; no data needed, a minute
-	@$(BIN)/python launch/bench.py --shuffle
+	@$(BIN)/python -m benchmarks.speed --shuffle
 
 read-memory: $(STAMP) ## the loader's memory over 100 million rows: about three minutes of one core
-	@$(BIN)/python launch/bench.py --read 100000000
+	@$(BIN)/python -m benchmarks.speed --read 100000000
 
 faults: $(STAMP) ## the figures of docs/reliability.md: 300 kills, 500 flips, every call of a commit; about 40 minutes
 	@FAULTS=long $(BIN)/python -m pytest -q -s tests/faults tests/dist/test_hang.py tests/dist/test_stop.py tests/dist/test_guards.py tests/dist/test_resume.py tests/dist/test_lookahead.py $(ARGS)
 
 endurance: $(STAMP) ## 10,000 steps with 20 kills: memory, open files and disk stay flat; about 10 minutes
-	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.campaign.endurance $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.figures.endurance $(ARGS)
 
 commit-cost: $(STAMP) ## what checksums add to a commit, and what training waits for one in the background; a minute
-	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.campaign.commit_cost $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.figures.commit_cost $(ARGS)
 
 slurm-test: $(STAMP) ## torchx on a real two-node Slurm inside of namespaces, kills included; root, apt, 10 minutes
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.slurm.lane $(ARGS)
 
 guard-cost: $(STAMP) ## what the guards add to a step, on 1 and 2 ranks; about 3 minutes
-	@for ranks in 1 2; do OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.campaign.guard_cost --ranks $$ranks $(ARGS); done
+	@for ranks in 1 2; do OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.figures.guard_cost --ranks $$ranks $(ARGS); done
 
 gpu-check: $(STAMP) ## every CUDA path beside the CPU, speed and memory, in one table; needs a GPU
-	@$(BIN)/python -W ignore -m tests.campaign.gpu_check $(ARGS)
+	@$(BIN)/python -W ignore -m benchmarks.figures.gpu_check $(ARGS)
 
-plan-memory: $(STAMP) ## memory that launch/plan.py predicts, beside that of real ranks; about 10 minutes
-	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m tests.campaign.plan_memory $(ARGS)
+plan-memory: $(STAMP) ## memory that dist-mtl plan predicts, beside that of real ranks; about 10 minutes
+	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.figures.plan_memory $(ARGS)
 
 check: $(STAMP) ## lint with ruff
 	@$(BIN)/python -m ruff check .

@@ -39,15 +39,15 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from dist_mtl.api import Run
-    from dist_mtl.compare.comparison import Comparison
     from dist_mtl.config import Config
     from dist_mtl.config.extensions import Extensions, Feature
-    from dist_mtl.evaluate import Evaluation
-    from dist_mtl.loaded_model import LoadedModel
     from dist_mtl.model.experts import TaskInputs
     from dist_mtl.model.term import Term
-    from dist_mtl.predict import Predictions
+    from dist_mtl.scoring.evaluate import Evaluation
+    from dist_mtl.scoring.loaded_model import LoadedModel
+    from dist_mtl.scoring.predict import Predictions
+    from dist_mtl.tools.compare.comparison import Comparison
+    from dist_mtl.tools.python_api import Run
 
 __version__ = "0.1.0"
 __all__ = [
@@ -120,9 +120,9 @@ def train(config: Config, *, extensions: Extensions | None = None) -> Run:
         >>> [event["step"] for event in run.events("commit")]
         [4]
     """
-    from dist_mtl import api
+    from dist_mtl.tools import python_api
 
-    return api.train(config, extensions)
+    return python_api.train(config, extensions)
 
 
 def load_model(
@@ -151,9 +151,9 @@ def load_model(
         >>> [sorted(row) for row in model.predict(rows.to_pylist())]
         [['ctcvr', 'ctr', 'cvr'], ['ctcvr', 'ctr', 'cvr']]
     """
-    from dist_mtl import api
+    from dist_mtl.tools import python_api
 
-    return api.load_model(run, checkpoint, raw, extensions)
+    return python_api.load_model(run, checkpoint, raw, extensions)
 
 
 def evaluate(
@@ -176,9 +176,9 @@ def evaluate(
         >>> evaluation.rows
         1000
     """
-    from dist_mtl import api
+    from dist_mtl.tools import python_api
 
-    return api.evaluate(run, data, checkpoint, raw, slices, groups, extensions)
+    return python_api.evaluate(run, data, checkpoint, raw, slices, groups, extensions)
 
 
 def predict(
@@ -199,9 +199,9 @@ def predict(
         >>> dm.predict("runs/tour", "data/quickstart/test", "scores").rows
         1000
     """
-    from dist_mtl import api
+    from dist_mtl.tools import python_api
 
-    return api.predict(run, data, out, keep, checkpoint, raw, extensions)
+    return python_api.predict(run, data, out, keep, checkpoint, raw, extensions)
 
 
 def compare(
@@ -227,9 +227,9 @@ def compare(
         >>> comparison.tasks["ctr"].auc.difference
         0.0
     """
-    from dist_mtl import api
+    from dist_mtl.tools import python_api
 
-    return api.compare(a, b, data, by, slices, checkpoint, raw, replicates, extensions)
+    return python_api.compare(a, b, data, by, slices, checkpoint, raw, replicates, extensions)
 
 
 def __getattr__(name: str) -> Any:
@@ -238,9 +238,9 @@ def __getattr__(name: str) -> Any:
     if name == "Config":
         from dist_mtl.config import Config as found
     elif name == "Run":
-        from dist_mtl.api import Run as found
+        from dist_mtl.tools.python_api import Run as found
     elif name == "LoadedModel":
-        from dist_mtl.loaded_model import LoadedModel as found
+        from dist_mtl.scoring.loaded_model import LoadedModel as found
     elif name in ("Extensions", "Feature"):
         from dist_mtl.config import extensions
 
@@ -250,11 +250,11 @@ def __getattr__(name: str) -> Any:
     elif name == "Term":
         from dist_mtl.model.term import Term as found
     elif name == "Evaluation":
-        from dist_mtl.evaluate import Evaluation as found
+        from dist_mtl.scoring.evaluate import Evaluation as found
     elif name == "Predictions":
-        from dist_mtl.predict import Predictions as found
+        from dist_mtl.scoring.predict import Predictions as found
     elif name == "Comparison":
-        from dist_mtl.compare.comparison import Comparison as found
+        from dist_mtl.tools.compare.comparison import Comparison as found
     else:
         raise AttributeError(f"module 'dist_mtl' has no attribute {name!r}")
     return found

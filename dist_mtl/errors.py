@@ -15,6 +15,9 @@ A message says what is wrong, where, and what to do next.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class DistMtlError(Exception):
     """Root of the tree. `all_ranks` is true when every rank raised this same error, so that one of them may speak."""
@@ -80,3 +83,9 @@ FAMILIES: dict[str, type[DistMtlError]] = {
         Preempted,
     )
 }
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`did you mean X?` for the nearest of `known`, or an empty string when none is near."""
+    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"did you mean `{match[0]}`?" if match else ""

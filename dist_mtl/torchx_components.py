@@ -56,7 +56,7 @@ def _free_port(first: int, tries: int) -> int:
 
 
 def planned(path: str, j: str) -> Dict[str, int]:
-    """What a node takes by a plan of launch/plan.py: cpu, gpu and memMB, of the node that takes most. The planned host
+    """What a node takes by a plan of dist-mtl plan: cpu, gpu and memMB, of the node that takes most. The planned host
     memory is 90 % of what is asked for, and the agent of the node gets 512 MB on top.
 
     Reads the JSON itself: a command that only submits a job needs neither torch nor pydantic. Raises ValueError: it is
@@ -71,15 +71,15 @@ def planned(path: str, j: str) -> Dict[str, int]:
         if processes < 1 or world % processes or len(host_bytes) != world or min(host_bytes) < 1:
             raise ValueError(f"{world} ranks, {processes} on a node, memory of {len(host_bytes)}")
     except OSError as error:
-        raise ValueError(f"--plan {path}: {error.strerror}; name a file that launch/plan.py --json wrote") from None
+        raise ValueError(f"--plan {path}: {error.strerror}; name a file that dist-mtl plan --json wrote") from None
     except (ValueError, LookupError, TypeError, RecursionError, OverflowError) as error:
         told = f"{type(error).__name__}: {error}"
-        raise ValueError(f"--plan {path}: no plan of launch/plan.py ({told}); write it anew with --json") from None
+        raise ValueError(f"--plan {path}: no plan of dist-mtl plan ({told}); write it anew with --json") from None
     _, nodes, per_node, _ = torchx_dist.parse_nnodes(j)
     if (nodes * per_node, per_node) != (world, processes):
         raise ValueError(
             f"--plan {path} is for -j {world // processes}x{processes}, not {j}: "
-            f"python launch/plan.py CONFIG --nodes {nodes} --gpus {per_node} --json {path}"
+            f"dist-mtl plan CONFIG --nodes {nodes} --gpus {per_node} --json {path}"
         )
     nodes_bytes = [sum(host_bytes[first : first + processes]) for first in range(0, world, processes)]
     ranks_mb = -(-100 * max(nodes_bytes) // (PLANNED_PERCENT * MB))
@@ -129,7 +129,7 @@ def ddp(
         memMB: memory per node in MB (the plan's over 0.9 and 512 for the agent, else 1024); ignored by local_cwd,
             binding on a cluster
         j: [{min_nodes}:]{nodes}x{processes per node}, or the processes of a single node
-        plan: a plan that launch/plan.py wrote (``--json``): what cpu, gpu and memMB are where they are not given
+        plan: a plan that dist-mtl plan wrote (``--json``): what cpu, gpu and memMB are where they are not given
         env: environment of the nodes (e.g. ENV1=v1,ENV2=v2); a value can not hold a comma
         max_restarts: how often the agent of a node starts its ranks again when one has died, over the whole job; they
             go on from the newest commit. A failure that comes again costs as many starts; 0: the first one ends the job

@@ -2,25 +2,26 @@
 
 from dataclasses import asdict, dataclass, replace
 
-from dist_mtl import ending
-from dist_mtl.assemble import build, check_world
-from dist_mtl.attempts import attempt
-from dist_mtl.bad_steps import skip
-from dist_mtl.checkpoint.store import Progress
-from dist_mtl.committer import Committer
+from dist_mtl.build import build, check_world
+from dist_mtl.checkpoint.disk_space import warning_of_space
+from dist_mtl.checkpoint.manager import Committer
+from dist_mtl.checkpoint.train_state import Progress
 from dist_mtl.config import Config
 from dist_mtl.data.loader import Dataset
 from dist_mtl.data.order import Order, Partitions
 from dist_mtl.errors import DistMtlError, Preempted
-from dist_mtl.evaluate import Evaluation
 from dist_mtl.model.loss import Objective
-from dist_mtl.pace import Pace
 from dist_mtl.parallel.feed import batches
-from dist_mtl.parallel.pipeline import train_step
 from dist_mtl.parallel.runtime import runtime
-from dist_mtl.sanity import FirstRows
-from dist_mtl.session import Session, check_classes, observing, open_data
-from dist_mtl.space import warning_of_space
+from dist_mtl.parallel.train_step import train_step
+from dist_mtl.scoring.evaluate import Evaluation
+from dist_mtl.training import ending
+from dist_mtl.training.crash_loop import attempt
+from dist_mtl.training.datasets import check_classes, open_data
+from dist_mtl.training.leakage import FirstRows
+from dist_mtl.training.monitor import Pace
+from dist_mtl.training.nonfinite import skip
+from dist_mtl.training.session import Session, observing
 
 
 def train(config: Config, embedded: bool = False) -> Evaluation | None:

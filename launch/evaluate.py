@@ -1,31 +1,7 @@
-"""Evaluate a run: python launch/evaluate.py RUN [--data FOLDER] [--set=metrics.slices=[\"day\"]].
+"""`dist-mtl evaluate` as a script, for torchrun, TorchX and Slurm: the arguments are the same."""
 
-On any number of ranks.
-"""
-
-from dist_mtl.cli import Parser, add_overrides, run
-
-
-def main() -> None:
-    parser = Parser(description=__doc__)
-    parser.add_argument("run", help="the folder of a run, e.g. runs/quickstart")
-    parser.add_argument("--data", help="a dataset folder (default: the run's data.test)")
-    parser.add_argument("--commit", default="best", metavar="WHICH", help="best (default), latest, or a step")
-    parser.add_argument("--raw", action="store_true", help="neither correct for sampling nor recalibrate")
-    parser.add_argument("--json", metavar="FILE", help="write everything to a file as well")
-    add_overrides(parser, "of metrics.* only")
-    arguments = parser.parse_args()
-    from dist_mtl.evaluate import evaluate_run
-    from dist_mtl.observe import print_table, write_json  # after the arguments: importing torch takes seconds
-    from dist_mtl.parallel.world import World
-
-    options = {"data": arguments.data, "which": arguments.commit, "raw": arguments.raw}
-    evaluation, title = evaluate_run(arguments.run, overrides=arguments.overrides, **options)
-    if World.from_env().is_first:
-        if arguments.json:
-            write_json(arguments.json, evaluation, arguments.run)
-        print_table(evaluation, title)
-
+from dist_mtl.cli.arguments import run
+from dist_mtl.cli.evaluate import main
 
 if __name__ == "__main__":
     run(main)

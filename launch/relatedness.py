@@ -1,28 +1,7 @@
-"""Does a run's relatedness follow a planted truth? python launch/relatedness.py RUN [--truth rho]. On any ranks."""
+"""`dist-mtl relatedness` as a script, for torchrun, TorchX and Slurm: the arguments are the same."""
 
-from dist_mtl.cli import Parser, run
-
-
-def main() -> None:
-    parser = Parser(description=__doc__)
-    parser.add_argument("run", help="the folder of a run with a relatedness network (pico or adaftr)")
-    parser.add_argument("--truth", default="rho", metavar="COL", help="column with the truth (default: %(default)s)")
-    parser.add_argument("--data", help="a dataset folder (default: the run's data.test)")
-    parser.add_argument("--commit", default="best", metavar="WHICH", help="best (default), latest, or a step")
-    arguments = parser.parse_args()
-    from dist_mtl.parallel.world import World
-    from dist_mtl.study.recovery import recover_run  # after the arguments: importing torch takes seconds
-
-    found = recover_run(arguments.run, arguments.truth, arguments.data, arguments.commit)
-    if World.from_env().is_first:
-        for one in found:
-            print(
-                f"{one.pair}: Spearman {one.spearman:+.3f} with {arguments.truth} on {one.rows:,} rows; shuffled "
-                f"{one.shuffled:+.3f}; standard deviation of r {one.deviation:.4f}"
-            )
-            for value, mean in one.by_value.items():
-                print(f"  {arguments.truth} {value:+.2f}: mean r {mean:.4f}")
-
+from dist_mtl.cli.arguments import run
+from dist_mtl.cli.relatedness import main
 
 if __name__ == "__main__":
     run(main)

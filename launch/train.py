@@ -1,25 +1,7 @@
-"""Train a model: python launch/train.py [CONFIG] [--set=a.b=1 ...]. The same under torchrun and TorchX."""
+"""`dist-mtl train` as a script, for torchrun, TorchX and Slurm: the arguments are the same."""
 
-from dist_mtl.cli import config_arguments, config_of, run
-from dist_mtl.hints import plural
-
-
-def main() -> None:
-    parser = config_arguments(__doc__)
-    told = "from the newest commit if there is one (auto), never from one (off), never without one (required)"
-    parser.add_argument("--resume", choices=("auto", "off", "required"), help=f"begin {told}: run.resume")
-    arguments = parser.parse_args()
-    if arguments.resume:
-        arguments.overrides.append(f"run.resume='{arguments.resume}'")
-    config = config_of(arguments)
-    from dist_mtl.observe import print_table  # after the configuration: importing torch takes seconds
-    from dist_mtl.parallel.world import World
-    from dist_mtl.train import train
-
-    evaluation = train(config)
-    if evaluation is not None and World.from_env().is_first:
-        print_table(evaluation, f"{config.run.dir}: {config.data.test}, {plural(evaluation.rows, 'row')}")
-
+from dist_mtl.cli.arguments import run
+from dist_mtl.cli.train import main
 
 if __name__ == "__main__":
     run(main)

@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from dist_mtl.bounded import parse_json
-from dist_mtl.checkpoint import disk
+from dist_mtl.checkpoint import durable_io
+from dist_mtl.checkpoint.train_state import Selection, Tested
 from dist_mtl.config import Config
 from dist_mtl.config.extensions import Extensions, Part
 from dist_mtl.config.file import parse
@@ -21,8 +22,6 @@ from dist_mtl.data.files.quarantine import Lost
 from dist_mtl.errors import CheckpointError, ConfigError, DamagedCommitError
 from dist_mtl.hints import plural
 from dist_mtl.metrics.recalibration import Fit
-from dist_mtl.selection import Selection
-from dist_mtl.tested import Tested
 
 NAME = "commit.json"
 RECALIBRATION = "recalibration.json"
@@ -107,12 +106,12 @@ def versions() -> dict[str, str]:
 
 def read_sums(folder: Path) -> dict[str, str]:
     """File -> checksum. Raises DamagedCommitError; CheckpointError: a commit of a version that is no longer read."""
-    if (folder / ".metadata").exists() and not (folder / disk.SUMS).exists():
+    if (folder / ".metadata").exists() and not (folder / durable_io.SUMS).exists():
         raise CheckpointError(
             f"{folder}: made by an earlier version, in a format that can run code when it is read; this program does "
             f"not read it. Train again in another run.dir, or read it with the version that made it"
         )
-    return disk.read_sums(folder)
+    return durable_io.read_sums(folder)
 
 
 def name_of(step: int) -> str:
@@ -125,8 +124,8 @@ def read(folder: Path) -> Commit:
     DamagedCommitError, too, for a sound commit under the name of another step: the folder is not what it is taken for.
     """
     path = folder / NAME
-    text, wanted = disk.read_text(path, MAX_BYTES), read_sums(folder).get(NAME)
-    if disk.checksum(text.encode()).hexdigest() != wanted:
+    text, wanted = durable_io.read_text(path, MAX_BYTES), read_sums(folder).get(NAME)
+    if durable_io.checksum(text.encode()).hexdigest() != wanted:
         raise DamagedCommitError(f"{path}: damaged: its bytes are not those that were committed")
     try:
         tree = parse_json(text.encode())
@@ -157,13 +156,13 @@ def read_recalibration(folder: Path) -> Fit | None:
     if not os.path.lexists(path):
         return None
     try:
-        told = parse_json(disk.read_text(path, MAX_BYTES).encode())
+        told = parse_json(durable_io.read_text(path, MAX_BYTES).encode())
         if told.pop("xxh128") != _digest(told):
             raise DamagedCommitError(f"{path}: damaged: its numbers are not those that were fitted; fit it again")
         return TypeAdapter(Fit).validate_python(told, strict=False)
     except (ValidationError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(
-            f"{path}: not a recalibration: {str(error).splitlines()[0]}; fit it again with launch/recalibrate.py"
+            f"{path}: not a recalibration: {str(error).splitlines()[0]}; fit it again with dist-mtl recalibrate"
         ) from None
 
 
@@ -174,9 +173,9 @@ def write_recalibration(folder: Path, fit: Fit) -> Path:
     told = asdict(fit)
     try:
         staged.unlink(missing_ok=True)
-        disk.write_text(staged, json.dumps(told | {"xxh128": _digest(told)}, indent=1) + "\n")
+        durable_io.write_text(staged, json.dumps(told | {"xxh128": _digest(told)}, indent=1) + "\n")
         staged.replace(path)
-        disk.sync_folder(folder)
+        durable_io.sync_folder(folder)
     except OSError as error:
         with suppress(OSError):
             staged.unlink(missing_ok=True)
@@ -193,7 +192,7 @@ def comes_later(name: str) -> bool:
 def _digest(tree: dict[str, Any]) -> str:
     """Of a small description, whatever its layout. It can not stand in the list of the commit's files: it is made
     later, and the list is never written twice."""
-    return disk.checksum(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+    return durable_io.checksum(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
 
 def check_extensions(commit: Commit, given: Extensions, folder: Path, exactly: bool = False) -> None:

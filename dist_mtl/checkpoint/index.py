@@ -15,10 +15,10 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from dist_mtl.bounded import parse_json
-from dist_mtl.checkpoint import disk
-from dist_mtl.checkpoint.archive import NAMES, Archive
+from dist_mtl.checkpoint import durable_io
+from dist_mtl.checkpoint.safetensors_io import NAMES, Archive
+from dist_mtl.checkpoint.state_shards import Held, Part
 from dist_mtl.errors import CheckpointError, DamagedCommitError, InternalError
-from dist_mtl.parallel.held import Held, Part
 
 INDEX = "index.json"
 MAX_INDEX = 1 << 28  # bytes: 1.5 million blocks; parsed it takes 16 times as many
@@ -128,7 +128,7 @@ def to_write(index: Index, tensors: Mapping[str, Held], rank: int) -> dict[str, 
 def read_index(folder: Path) -> Index:
     """Raises DamagedCommitError: absent, or not an index."""
     path = folder / INDEX
-    text = disk.read_text(path, MAX_INDEX)
+    text = durable_io.read_text(path, MAX_INDEX)
     try:
         index = TypeAdapter(Index).validate_python(parse_json(text.encode()))
     except ValueError as error:

@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from torch import OutOfMemoryError, Tensor
 
-from dist_mtl.checkpoint import archive, disk
+from dist_mtl.checkpoint import durable_io, safetensors_io
 from dist_mtl.checkpoint.format import NAME, Commit, name_of, read
 from dist_mtl.checkpoint.index import INDEX, Index, arrange, file_of, listing, to_write
+from dist_mtl.checkpoint.state_shards import Held
 from dist_mtl.errors import CheckpointError, DamagedCommitError, NonFiniteError
-from dist_mtl.parallel.held import Held
 from dist_mtl.parallel.runtime import Runtime
 
 STEP = re.compile(r"step-(\d{10})")
@@ -89,7 +89,7 @@ class Staging:
             return {}
         path = self.folder / file_of(self.rank)
         try:
-            stored = archive.save(path, self.tensors, {"format": "pt"})
+            stored = safetensors_io.save(path, self.tensors, {"format": "pt"})
         except OSError as error:
             raise _refused(error) from None
         return {path.name: stored.checksum}
@@ -131,13 +131,13 @@ def publish(staging: Staging, sums: dict[str, str], commit: Commit) -> Path:
         )
     try:
         texts = {INDEX: staging.index.text(), NAME: json.dumps(asdict(commit), indent=1) + "\n"}
-        written = {name: disk.write_text(folder / name, text).checksum for name, text in texts.items()}
-        disk.write_text(folder / disk.SUMS, disk.sums_text(sums | written))
-        disk.sync_folder(folder)
+        written = {name: durable_io.write_text(folder / name, text).checksum for name, text in texts.items()}
+        durable_io.write_text(folder / durable_io.SUMS, durable_io.sums_text(sums | written))
+        durable_io.sync_folder(folder)
         for name, wanted in written.items():
-            disk.check_file(folder, name, wanted)
-        if disk.read_sums(folder) != sums | written:
-            raise DamagedCommitError(f"{folder / disk.SUMS}: the disk gave back other bytes than were written")
+            durable_io.check_file(folder, name, wanted)
+        if durable_io.read_sums(folder) != sums | written:
+            raise DamagedCommitError(f"{folder / durable_io.SUMS}: the disk gave back other bytes than were written")
         if target.exists():  # to replace it would take two renames, and a kill between them would lose it
             raise CheckpointError(
                 f"{target}: exists already; another process trains in this run.dir. End one of the two"
@@ -153,7 +153,7 @@ def settle(folder: Path, keep: int) -> list[str]:
     them names, go. First rank only. Returns warnings: the commit is there, whatever the disk refuses now."""
     root = folder.parent
     try:
-        disk.sync_folder(root)
+        durable_io.sync_folder(root)
     except OSError as error:  # as long as a power cut may undo the rename, nothing older goes
         return [f"{folder}: complete, but its name may not be on the disk yet: {error.strerror}; older commits stay"]
     warnings = []

@@ -6,43 +6,28 @@ Nothing in it can run code, any number of ranks under any plan can read it, and 
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
 from torch import Tensor
 
-from dist_mtl.checkpoint import disk, staging
+from dist_mtl.checkpoint import durable_io, staging
 from dist_mtl.checkpoint import format as commits
 from dist_mtl.checkpoint.format import Commit
 from dist_mtl.checkpoint.index import fill, read_index
 from dist_mtl.checkpoint.staging import Staging, complete
+from dist_mtl.checkpoint.state_shards import held
+from dist_mtl.checkpoint.train_state import Progress
 from dist_mtl.config import Config
 from dist_mtl.data import order
 from dist_mtl.data.column_class import Columns, RawColumn
-from dist_mtl.data.files.quarantine import Lost
 from dist_mtl.errors import CheckpointError, DamagedCommitError, NonFiniteError
-from dist_mtl.parallel.held import held
 from dist_mtl.parallel.runtime import Runtime
 from dist_mtl.parallel.shard import ShardedModel
-from dist_mtl.selection import Selection
-from dist_mtl.tested import Tested
 
 FOLDER = "checkpoints"
 WINDOW = "window"  # the sums of the sliding training metrics, beside "model" and "optimizer"
 Tensors = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run has come: the last trained step, what the data policies did, the best commit, what was skipped."""
-
-    step: int = 0
-    counts: dict[str, int] = field(default_factory=dict)
-    selection: Selection = Selection()
-    lost: tuple[Lost, ...] = ()  # damaged row groups, which the run does without
-    tested: tuple[Tested, ...] = ()  # of a stream: each partition before it was trained
-    judged: bool = True  # whether an evaluation that is due at this step was made
 
 
 def latest(run_dir: str | Path) -> Path | None:
@@ -113,7 +98,7 @@ def _check_shared(folder: Path, told: str) -> None:
         sums = _listed(folder)
         commits.read(folder)
         for name in (one for one in sums if f"{folder / one}:" in told):
-            disk.check_file(folder, name, sums[name])
+            durable_io.check_file(folder, name, sums[name])
         raise CheckpointError(f"{told}; but the first rank reads {folder} as it was written. Do all nodes share it?")
 
 
@@ -156,16 +141,16 @@ def verify_share(folder: Path, rank: int = 0, world: int = 1) -> None:
     sums = _listed(folder)
     commits.read(folder)
     for name in sorted(sums)[rank::world]:
-        disk.check_file(folder, name, sums[name])
+        durable_io.check_file(folder, name, sums[name])
 
 
 def _listed(folder: Path) -> dict[str, str]:
     """The files that belong to a commit, with their checksums. Raises DamagedCommitError: others stand there, too."""
     sums = commits.read_sums(folder)
-    there = {entry.name for entry in disk.entries(folder)} - {disk.SUMS}
+    there = {entry.name for entry in durable_io.entries(folder)} - {durable_io.SUMS}
     if strangers := sorted(name for name in there - sums.keys() if not commits.comes_later(name)):
         raise DamagedCommitError(
-            f"{folder / strangers[0]}: does not belong to the commit; {disk.SUMS} does not list it"
+            f"{folder / strangers[0]}: does not belong to the commit; {durable_io.SUMS} does not list it"
         )
     return sums
 

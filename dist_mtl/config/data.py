@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from dist_mtl.config.place import Place, with_ranges
+from dist_mtl.config.dataset_uri import Place, with_ranges
 from dist_mtl.config.section import Dim, PathText, Population, Positive, Section, Seed, Share
 from dist_mtl.config.sharding import SHARDINGS, Sharding, Traits
 from dist_mtl.errors import ConfigError

@@ -14,12 +14,13 @@ from pydantic import BaseModel, ValidationError
 
 from dist_mtl.bounded import BeyondBounds, read_bytes
 from dist_mtl.config import Config
+from dist_mtl.config.dataset_uri import without_secrets
 from dist_mtl.config.extensions import Extensions
-from dist_mtl.config.place import without_secrets
+from dist_mtl.config.recipes import resolved
 from dist_mtl.config.rules import MOST_TOLD
 from dist_mtl.config.section import Section
-from dist_mtl.errors import ConfigError
-from dist_mtl.hints import nearest, plural
+from dist_mtl.errors import ConfigError, nearest
+from dist_mtl.hints import plural
 from dist_mtl.terminal.printable import printable
 
 S = TypeVar("S", bound=Section)
@@ -52,7 +53,7 @@ def load(path: str | Path | Mapping[str, Any], overrides: Overrides = ()) -> Con
 
 def read_toml(path: str | Path) -> dict[str, Any]:
     """The tables of a TOML file; ConfigError if it is absent, too large, or not TOML."""
-    path = Path(path)
+    path = resolved(path)
     try:
         return _toml(read_bytes(path, MAX_BYTES).decode("utf-8-sig"))  # with the mark that some editors put first
     except BeyondBounds as error:

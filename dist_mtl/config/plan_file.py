@@ -99,9 +99,9 @@ def read_plan(path: str | Path) -> PlanFile:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         told = f"{where}: {first['msg']}" if where else first["msg"]
-        raise ConfigError(f"{path}: no plan of version 1: {told}. Make it anew with launch/plan.py") from None
+        raise ConfigError(f"{path}: no plan of version 1: {told}. Make it anew with dist-mtl plan") from None
     except ValueError as error:
-        raise ConfigError(f"{path}: no plan: {error}; name a file that launch/plan.py --json wrote") from None
+        raise ConfigError(f"{path}: no plan: {error}; name a file that dist-mtl plan --json wrote") from None
 
 
 def write_plan(plan: PlanFile, path: str | Path) -> None:

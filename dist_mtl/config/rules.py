@@ -4,10 +4,11 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from dist_mtl.config.place import Place, overlap
+from dist_mtl.config.dataset_uri import Place, overlap
 from dist_mtl.config.sharding import SHARDINGS
 from dist_mtl.config.table_rules import TABLE_RULES
-from dist_mtl.hints import nearest, plural
+from dist_mtl.errors import nearest
+from dist_mtl.hints import plural
 
 if TYPE_CHECKING:
     from dist_mtl.config import Config

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from dist_mtl.outputs import path_problem
+from dist_mtl.observability.run_dir import path_problem
 
 # No count here needs more, and up to 2**43 rows of a table have initial values of their own (model/embedding.py).
 MAX_COUNT = 2**43

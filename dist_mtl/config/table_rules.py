@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
-from dist_mtl.hints import nearest
+from dist_mtl.errors import nearest
 
 if TYPE_CHECKING:
     from dist_mtl.config import Config, TableConfig

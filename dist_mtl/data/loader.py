@@ -23,12 +23,11 @@ from dist_mtl.data.files.manifest import Manifest
 from dist_mtl.data.files.quarantine import Lost, salvage, without
 from dist_mtl.data.files.reader import Block, Reader, blocks_of
 from dist_mtl.data.files.schema import subset
-from dist_mtl.data.files.unfinished import Unfinished
+from dist_mtl.data.files.window_reader import Unfinished
 from dist_mtl.data.order import EMPTY, InFileOrder, Order, Partitions, Segment
 from dist_mtl.data.prefetch import prefetch
 from dist_mtl.data.stream import files_of, streamed
-from dist_mtl.errors import DataError
-from dist_mtl.hints import nearest
+from dist_mtl.errors import DataError, nearest
 
 BATCHES_AHEAD = 4
 

@@ -6,8 +6,7 @@ from dataclasses import replace
 from dist_mtl.config import StreamConfig
 from dist_mtl.data.files.manifest import DataFile, Manifest
 from dist_mtl.data.order import Order, Partitions, partitioned
-from dist_mtl.errors import DataError
-from dist_mtl.hints import nearest
+from dist_mtl.errors import DataError, nearest
 
 
 def streamed(order: Order, manifest: Manifest, stream: StreamConfig, source: str) -> Partitions:

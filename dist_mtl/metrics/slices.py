@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import torch
 
 from dist_mtl.config import BucketFeature, Config
-from dist_mtl.data.features.keys import check_key, keys_of
+from dist_mtl.data.features.group_keys import check_key, keys_of
 from dist_mtl.data.loader import Dataset
 from dist_mtl.data.order import Span
 from dist_mtl.errors import DataError

@@ -20,9 +20,9 @@ from torch.nn import functional
 from dist_mtl.config import AdaFTR, AnyAlignment, FixedAlignment, LearnedAlignment
 from dist_mtl.data.batch import Batch
 from dist_mtl.data.hashing import signed_key
-from dist_mtl.model.contrast import contrast, unit
-from dist_mtl.model.diagnosis import distribution
+from dist_mtl.model.diagnostics import distribution
 from dist_mtl.model.embedding import mix_
+from dist_mtl.model.infonce import contrast, unit
 from dist_mtl.model.mtl import Outputs
 from dist_mtl.model.ranks import Ranks
 from dist_mtl.model.relatedness import Teacher, standardised, temperature

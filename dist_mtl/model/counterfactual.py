@@ -27,10 +27,10 @@ from torch.nn import functional
 
 from dist_mtl.config import Counterfactual
 from dist_mtl.data.batch import Batch
+from dist_mtl.model.heads import funnel
 from dist_mtl.model.mtl import Outputs
 from dist_mtl.model.ranks import Ranks
 from dist_mtl.model.term import Term
-from dist_mtl.model.tower import funnel
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,15 @@ from torch.nn import functional
 from dist_mtl.config import AITM, PICO, AdaFTR, Config, Counterfactual, FixedAlignment, ModelConfig, PWiseR
 from dist_mtl.data.batch import Batch
 from dist_mtl.model.alignment import AlignmentLoss
-from dist_mtl.model.balance import resolve_conflicts, uncertainty
 from dist_mtl.model.calibrator import Calibrator
 from dist_mtl.model.counterfactual import CounterfactualLoss
-from dist_mtl.model.diagnosis import gate_statistics, gradient_statistics, row_shares
+from dist_mtl.model.diagnostics import gate_statistics, gradient_statistics, row_shares
+from dist_mtl.model.heads import funnel, log1mexp
+from dist_mtl.model.loss_balancing import resolve_conflicts, uncertainty
 from dist_mtl.model.mtl import Outputs
-from dist_mtl.model.ranking import PairwiseLoss
+from dist_mtl.model.pairwise import PairwiseLoss
 from dist_mtl.model.ranks import Ranks
 from dist_mtl.model.term import Statistics, Term
-from dist_mtl.model.tower import funnel, log1mexp
 
 
 @dataclass(frozen=True)

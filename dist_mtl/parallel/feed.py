@@ -9,8 +9,8 @@ from dist_mtl.data.batch import Batch
 from dist_mtl.data.files.quarantine import Lost, check_budget, merged
 from dist_mtl.data.frame import FrameRows
 from dist_mtl.data.loader import Dataset
+from dist_mtl.parallel.preemption import StopFlag
 from dist_mtl.parallel.runtime import Runtime
-from dist_mtl.parallel.stop import StopFlag
 
 PATIENCE = 0.1  # seconds between two looks at the stop flag
 

@@ -7,7 +7,7 @@ from torch import nn
 from torchrec.distributed.fbgemm_qcomm_codec import CommType, QCommsConfig, get_qcomm_codecs_registry
 from torchrec.distributed.types import QuantizedCommCodecs
 
-from dist_mtl.config import ShardingConfig
+from dist_mtl.config.sharding import ShardingConfig
 from dist_mtl.data.hashing import signed_key
 from dist_mtl.model.embedding import PooledEmbeddings
 

@@ -4,56 +4,32 @@ No rank ever holds a full table (unless its plan says so): the shards are alloca
 filled from (seed, table, row, column), so that neither the world size nor the plan shows in the initial values.
 """
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torchrec.optim
 from torch import nn
 from torch.distributed.optim import _apply_optimizer_in_backward as apply_optimizer_in_backward
 from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, DistributedModelParallel
 from torchrec.distributed.types import ShardingEnv, ShardingPlan
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
-from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
-from torchrec.optim.optimizers import in_backward_optimizer_filter
+from torchrec.optim.keyed import CombinedOptimizer
 
-from dist_mtl.config import Config, EmbeddingOptim, OptimConfig, TableConfig
+from dist_mtl.config import Config, TableConfig
 from dist_mtl.data.batch import Batch
 from dist_mtl.errors import InternalError
 from dist_mtl.model.embedding import fill, initial
-from dist_mtl.parallel.able import check_device, check_plan
-from dist_mtl.parallel.cut import Cut
-from dist_mtl.parallel.dynamic import DynamicIds
+from dist_mtl.parallel.capabilities import check_device, check_plan
+from dist_mtl.parallel.dynamic_tables import DynamicIds
 from dist_mtl.parallel.kernels import Kernels, codecs
-from dist_mtl.parallel.lookahead import LookAhead
+from dist_mtl.parallel.optimizers import Schedule, _optimizers, embedding_optimizer, table_name
 from dist_mtl.parallel.plan import Fabric, Sharder, describe_plan, make_plan, plan_digest
+from dist_mtl.parallel.plan_io import load_plan
 from dist_mtl.parallel.runtime import Runtime
-from dist_mtl.parallel.written_plan import load_plan
+from dist_mtl.parallel.split_backward import Cut
+from dist_mtl.parallel.train_pipeline import LookAhead
 
 DYNAMIC = "dynamic"  # the map of the dynamic tables, in a state
-EPS = 1e-8  # FBGEMM's own default; torchrec.optim's is 1e-10, and the two differ by 8e-6 after a few steps (measured)
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Learning rates over a run of `steps` steps, as factors of the configured ones: a function of the step alone."""
-
-    optim: OptimConfig
-    steps: int
-
-    def factor(self, step: int, is_dense: bool) -> float:
-        """Dense weights warm up linearly; both kinds decay to (almost) zero at the last step, if they are to."""
-        warm_up = self.optim.dense.warmup_steps if is_dense else 0
-        factor = min(1.0, step / warm_up) if warm_up else 1.0
-        done = (step - 1) / self.steps
-        match self.optim.decay:
-            case "linear":
-                return factor * (1 - done)
-            case "cosine":
-                return factor * (1 + math.cos(math.pi * done)) / 2
-            case "none":
-                return factor
 
 
 class ShardedModel:
@@ -209,40 +185,6 @@ def shard(
     return ShardedModel(module, _optimizers(module, tables, optim), schedule, begin, ahead, kernels, ids)
 
 
-def _optimizers(
-    module: DistributedModelParallel, tables: dict[str, TableConfig], optim: OptimConfig
-) -> CombinedOptimizer:
-    """The fused optimizer, its rule for data-parallel tables (TorchRec leaves them untrained), AdamW for the rest."""
-    parts: list[tuple[str, KeyedOptimizer]] = [("fused", module.fused_optimizer)]
-    rest = dict(in_backward_optimizer_filter(module.named_parameters()))
-    replicated = {name: p for name, p in rest.items() if table_name(name) in tables}
-    dense = {name: p for name, p in rest.items() if name not in replicated}
-    if replicated:
-        kind, options = embedding_optimizer(optim.embedding)
-        parts.append(("replicated", KeyedOptimizerWrapper(replicated, lambda p: kind(p, **options))))
-    decay = optim.dense.weight_decay
-    parts.append(
-        (
-            "dense",
-            KeyedOptimizerWrapper(
-                dense, lambda p: torch.optim.AdamW(p, lr=optim.dense.lr, weight_decay=decay, fused=True)
-            ),
-        )
-    )
-    # A table that lives on another rank is an empty parameter here.
-    held = {name for name, p in module.named_parameters() if p.numel()}
-    untrained = held.difference(*(part.params for _, part in parts))
-    if untrained:
-        raise InternalError(f"no optimizer trains {sorted(untrained)}")
-    return CombinedOptimizer(parts)
-
-
-def table_name(parameter: str) -> str | None:
-    """The table of a parameter's name in a state dict, e.g. `embeddings.collection.embedding_bags.user.weight`."""
-    parts = parameter.split(".")
-    return parts[-2] if len(parts) > 2 and parts[-3] == "embedding_bags" else None
-
-
 @torch.no_grad()
 def _initialise(module: DistributedModelParallel, begin: Beginning) -> None:
     """Fill every shard of every table on this rank, in place."""
@@ -284,22 +226,6 @@ def _held(state: dict[str, Any]) -> dict[str, tuple[list[_Shard], list[_Shard]]]
         if (table := table_name(name)) is not None:
             found[table][1].extend(part for one in states.values() for part in _shards(one) if part.tensor.dim())
     return found
-
-
-def embedding_optimizer(optim: EmbeddingOptim) -> tuple[type[torch.optim.Optimizer], dict[str, float]]:
-    """The optimizer class and a fresh dict of its options (TorchRec keeps and changes the dict it is given)."""
-    options = {"lr": optim.lr, "eps": optim.eps or EPS}
-    match optim.kind:
-        case "rowwise_adagrad":
-            return torchrec.optim.RowWiseAdagrad, options
-        case "adagrad":
-            return torch.optim.Adagrad, options
-        case "sgd":
-            return torch.optim.SGD, {"lr": optim.lr}
-        case "adam":
-            return torch.optim.Adam, options
-        case "partial_rowwise_adam":
-            return torchrec.optim.PartialRowWiseAdam, options
 
 
 def _check_agreement(plan: ShardingPlan, rt: Runtime) -> None:

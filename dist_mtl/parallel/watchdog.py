@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from dist_mtl.config import RunConfig
+from dist_mtl.config.training import RunConfig
 from dist_mtl.errors import InternalError
 from dist_mtl.parallel.world import World
 

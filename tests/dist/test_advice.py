@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from dist_mtl.config import Config
-from tests import samples
-from tests.harness import Cluster, events, run_script
-from tests.workers import train
+from tests.support import samples
+from tests.support.harness import Cluster, events, run_script
+from tests.support.workers import train
 
 
 @pytest.fixture(scope="module")

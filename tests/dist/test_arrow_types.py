@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from dist_mtl.data.files import manifest
-from tests import samples
-from tests.harness import Cluster, run_script
-from tests.score_workers import evaluated, verdicts, whole
+from tests.support import samples
+from tests.support.harness import Cluster, run_verb
+from tests.support.score_workers import evaluated, verdicts, whole
 
 OTHERS = [
     {},
@@ -69,12 +69,12 @@ def test_a_run_on_files_that_differ_has_the_bits_of_one_on_uniform_files(folder:
 
 def test_describe_reads_them_and_a_listing_refuses_what_nobody_reads(folder: Path) -> None:
     place = folder / "mixed" / "train"
-    [done] = run_script(1, "describe.py", str(place), "--labels", "click,conversion", "--ranks", "1")
+    [done] = run_verb(1, "describe", str(place), "--labels", "click,conversion", "--ranks", "1")
     assert done.code == 0, done.stderr
     bad = folder / "refused"
     bad.mkdir()
     for number, kind in enumerate((pa.int64(), pa.string())):
         table = samples.logs(20)
         pq.write_table(table.set_column(1, "user", table["user"].cast(kind)), bad / f"{number}.parquet")
-    [done] = run_script(1, "convert.py", "manifest", str(bad))
+    [done] = run_verb(1, "convert", "manifest", str(bad))
     assert done.code == 65 and "`user` is text (string), not whole number (int64)" in done.stderr.replace("\n", " ")

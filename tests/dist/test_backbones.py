@@ -12,16 +12,16 @@ import pyarrow as pa
 import pytest
 import torch
 
-from dist_mtl.assemble import build, open_dataset
+from dist_mtl.build import build, open_dataset
 from dist_mtl.config import Config
 from dist_mtl.config.file import parse, read_toml
 from dist_mtl.data.files.writer import write_dataset
 from dist_mtl.model.loss import Objective
 from dist_mtl.parallel.feed import batches
-from dist_mtl.parallel.pipeline import train_step
 from dist_mtl.parallel.runtime import Runtime, runtime
-from tests import samples
-from tests.harness import ROOT, Cluster
+from dist_mtl.parallel.train_step import train_step
+from tests.support import samples
+from tests.support.harness import ROOT, Cluster
 
 STEPS = 5
 ROWS = 1_500

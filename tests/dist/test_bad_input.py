@@ -15,8 +15,8 @@ import pyarrow as pa
 import pytest
 
 from dist_mtl.data.files.writer import write_dataset
-from tests import samples
-from tests.harness import ROOT, Exit, events, run_script
+from tests.support import samples
+from tests.support.harness import ROOT, Exit, events, run_script
 
 ROWS = 200
 GOOD = samples.logs(ROWS)
@@ -160,7 +160,7 @@ DAMAGES = {
         lambda f: os.truncate(f / SECOND, 1000),
         f"{SECOND}: changed since the manifest was written (1000 bytes",
     ),
-    "no manifest": (lambda f: (f / "_manifest.json").unlink(), "launch/convert.py manifest"),
+    "no manifest": (lambda f: (f / "_manifest.json").unlink(), "dist-mtl convert manifest"),
     "broken manifest": (lambda f: (f / "_manifest.json").write_text("{"), "manifest.json: not a manifest: "),
     "newer manifest": (
         lambda f: edit_manifest(f, lambda m: m.update(version=9)),

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from dist_mtl.config import Config
-from tests import samples
-from tests.harness import Cluster, events
-from tests.workers import commit_state, train
+from tests.support import samples
+from tests.support.harness import Cluster, events
+from tests.support.workers import commit_state, train
 
 BIASES = ("towers.0.logit.bias", "towers.1.logit.bias")
 STILL = ("optim.dense.lr=1e-30", "optim.embedding.lr=1e-30")  # steps that change nothing

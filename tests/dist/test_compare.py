@@ -1,4 +1,4 @@
-"""`launch/compare.py` with real runs: the figures are those of the two folders of predictions."""
+"""`dist-mtl compare` with real runs: the figures are those of the two folders of predictions."""
 
 import json
 import re
@@ -11,9 +11,9 @@ import pytest
 from dist_mtl.checkpoint.format import write_recalibration
 from dist_mtl.metrics.paired import holm
 from dist_mtl.metrics.recalibration import Fit, Platt
-from tests.compare_runs import STEPS, TASKS, assert_close, by_hand, compare, evaluated, settings, three_runs
-from tests.harness import Cluster, run_script
-from tests.workers import train
+from tests.support.compare_runs import STEPS, TASKS, assert_close, by_hand, compare, evaluated, settings, three_runs
+from tests.support.harness import Cluster, run_script
+from tests.support.workers import train
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""`launch/compare.py`: what it warns of, and what it refuses, with real runs."""
+"""`dist-mtl compare`: what it warns of, and what it refuses, with real runs."""
 
 import re
 import shutil
@@ -13,11 +13,11 @@ from sklearn.metrics import roc_auc_score
 from dist_mtl.data.files.manifest import Manifest
 from dist_mtl.data.files.manifest import read as manifest_of
 from dist_mtl.data.files.writer import write_dataset
-from tests import samples
-from tests.compare_runs import STEPS, compare, error, scores, settings, three_runs
-from tests.harness import Cluster, Exit, run_script
-from tests.score_workers import recalibrated
-from tests.workers import train
+from tests.support import samples
+from tests.support.compare_runs import STEPS, compare, error, scores, settings, three_runs
+from tests.support.harness import Cluster, Exit, run_script
+from tests.support.score_workers import recalibrated
+from tests.support.workers import train
 
 
 @pytest.fixture(scope="module")

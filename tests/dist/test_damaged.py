@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from dist_mtl.config import Config
-from dist_mtl.report.page import write as write_report
-from tests import samples
-from tests.harness import Cluster, Exit, events, run_script
-from tests.workers import commit_state, error_of_train, train
+from dist_mtl.tools.report.page import write as write_report
+from tests.support import samples
+from tests.support.harness import Cluster, Exit, events, run_script
+from tests.support.workers import commit_state, error_of_train, train
 
 FIRST, SECOND = "part-00000.parquet", "part-00001.parquet"
 ROWS, GROUP = 1_200, 50

@@ -8,11 +8,11 @@ import pytest
 from dist_mtl.config import Config
 from dist_mtl.data.files.writer import write_dataset
 from dist_mtl.errors import ConfigError
-from dist_mtl.report.page import write
-from dist_mtl.study.recovery import Recovery, recover_run
-from tests import samples
-from tests.harness import Cluster, events
-from tests.score_workers import whole
+from dist_mtl.tools.report.page import write
+from dist_mtl.tools.study.relatedness import Recovery, recover_run
+from tests.support import samples
+from tests.support.harness import Cluster, events
+from tests.support.score_workers import whole
 
 METHODS = (
     "model.alignment={kind='adaftr', weight=0.1, num_negatives=16, probe_stride=4}",

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from dist_mtl.config import Config
-from dist_mtl.study.recovery import recover_run
-from tests.dynamic_workers import (
+from dist_mtl.tools.study.relatedness import recover_run
+from tests.support.dynamic_workers import (
     config,
     deviation_of,
     error_of_load,
@@ -17,9 +17,9 @@ from tests.dynamic_workers import (
     write_fuzz,
     write_logs,
 )
-from tests.harness import Cluster, events, run_script
-from tests.samples import rows_of
-from tests.workers import assemble, commit_state, train
+from tests.support.harness import Cluster, events, run_script, run_verb
+from tests.support.samples import rows_of
+from tests.support.workers import assemble, commit_state, train
 
 STEPS = 24
 PLANS = [
@@ -166,7 +166,7 @@ def test_a_map_with_keys_in_the_wrong_place_is_refused(folder: Path, whole: dict
 
 
 def test_the_relatedness_is_that_of_the_rows(folder: Path) -> None:
-    """`launch/relatedness.py` looks up, too: raw keys would be read as rows, silently."""
+    """`dist-mtl relatedness` looks up, too: raw keys would be read as rows, silently."""
     method = "model.alignment={kind='adaftr', weight=0.1, num_negatives=16}"
     one = settings(folder, "aligned", "train.max_steps=6", method)
     Cluster(1).run(train, one, timeout=120)
@@ -196,7 +196,7 @@ def test_evaluating_on_the_way_leaves_the_map_alone(folder: Path, whole: dict) -
 
 
 def test_the_report_shows_how_the_tables_fill(folder: Path, whole: dict) -> None:
-    [made] = run_script(1, "report.py", str(folder / "whole"), timeout=120)
+    [made] = run_verb(1, "report", str(folder / "whole"), timeout=120)
     assert made.code == 0, made.stderr
     [page] = (folder / "whole").glob("*.html")
     assert all(text in page.read_text() for text in ("Lookups without a row of their own", "Rows taken"))

@@ -16,13 +16,13 @@ from dist_mtl.config import Config
 from dist_mtl.data.files import manifest
 from dist_mtl.data.files.disk import alone
 from dist_mtl.data.files.writer import write_dataset
-from dist_mtl.evaluate import Evaluation
 from dist_mtl.metrics.histogram import LogitHistogram
 from dist_mtl.metrics.task import TaskMetrics, compute
-from dist_mtl.predict import read_about
-from tests import samples
-from tests.harness import Cluster, run_script
-from tests.score_workers import evaluated, predicted, whole
+from dist_mtl.scoring.evaluate import Evaluation
+from dist_mtl.scoring.predict import read_about
+from tests.support import samples
+from tests.support.harness import Cluster, run_script
+from tests.support.score_workers import evaluated, predicted, whole
 
 TASKS = ("ctr", "cvr", "ctcvr")
 METRICS = ("metrics.slices=['age', 'tag']", "metrics.groups=['user']", "metrics.max_slices=8")

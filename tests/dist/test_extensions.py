@@ -11,9 +11,9 @@ from torch import nn
 import dist_mtl as dm
 from dist_mtl.checkpoint import format as commits
 from dist_mtl.checkpoint import store
-from tests import samples, toys
-from tests.harness import Cluster, run_script
-from tests.workers import commit_state
+from tests.support import samples, toys
+from tests.support.harness import Cluster, run_script
+from tests.support.workers import commit_state
 
 FEATURES = {
     "expensive": dm.Feature(toys.expensive, ("price", "age")),

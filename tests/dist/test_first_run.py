@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from dist_mtl.config.file import parse
-from dist_mtl.data.convert import tabular
-from dist_mtl.describe.description import Wish, describe
-from dist_mtl.describe.suggestion import suggestion
-from tests.harness import Cluster
-from tests.workers import train
+from dist_mtl.tools.convert import tabular
+from dist_mtl.tools.describe.description import Wish, describe
+from dist_mtl.tools.describe.suggested_config import suggestion
+from tests.support.harness import Cluster
+from tests.support.workers import train
 
 ROWS = 900
 

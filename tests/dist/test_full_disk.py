@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from dist_mtl.config import Config
-from tests import samples
-from tests.harness import Cluster, events
-from tests.score_workers import batches_until_a_fault, predicted_on_a_full_disk, whole
+from tests.support import samples
+from tests.support.harness import Cluster, events
+from tests.support.score_workers import batches_until_a_fault, predicted_on_a_full_disk, whole
 
 
 @pytest.fixture(scope="module")

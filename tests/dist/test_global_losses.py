@@ -9,20 +9,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from dist_mtl.assemble import build, build_for_scoring, open_dataset
+from dist_mtl.build import build, build_for_scoring, open_dataset
 from dist_mtl.checkpoint import store
-from dist_mtl.checkpoint.store import Progress
+from dist_mtl.checkpoint.train_state import Progress
 from dist_mtl.config import Config
-from dist_mtl.evaluate import evaluate, open_test
-from dist_mtl.model.contrast import contrast, unit
+from dist_mtl.model.infonce import contrast, unit
 from dist_mtl.model.loss import Objective
 from dist_mtl.parallel.collectives import Collectives
 from dist_mtl.parallel.feed import batches
-from dist_mtl.parallel.pipeline import train_step
 from dist_mtl.parallel.runtime import runtime
-from tests import samples
-from tests.harness import Cluster
-from tests.workers import Trace, assemble, parts, trace
+from dist_mtl.parallel.train_step import train_step
+from dist_mtl.scoring.evaluate import evaluate, open_test
+from tests.support import samples
+from tests.support.harness import Cluster
+from tests.support.workers import Trace, assemble, parts, trace
 
 STEPS = 10  # 300 rows in steps of 64: the 5th and the 10th are padded
 # SGD on the tables: an optimizer that divides a gradient by its own size would hide one that is off by a factor.

@@ -3,12 +3,12 @@
 import subprocess
 import sys
 
+from benchmarks.figures.gpu_check import CHECKS, config_of
 from dist_mtl.config import Config
 from dist_mtl.config.file import parse
-from tests.campaign.gpu_check import CHECKS, config_of
-from tests.harness import ROOT
+from tests.support.harness import ROOT
 
-COMMAND = [sys.executable, "-W", "ignore", "-m", "tests.campaign.gpu_check"]
+COMMAND = [sys.executable, "-W", "ignore", "-m", "benchmarks.figures.gpu_check"]
 
 
 def test_rows_that_run_and_rows_that_are_refused() -> None:

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from dist_mtl.data.hashing import mix
-from tests import group_workers
-from tests.group_workers import Table
-from tests.harness import ROOT, Cluster
+from tests.support import group_workers
+from tests.support.group_workers import Table
+from tests.support.harness import ROOT, Cluster
 
 LOG = ROOT.parent / "shared/data/ml100k/ml100k_mtl_derived.csv.gz"
 needs_movielens = pytest.mark.skipif(not LOG.is_file(), reason="no ../shared/data/ml100k (not ours to ship)")

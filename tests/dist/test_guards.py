@@ -8,11 +8,11 @@ import pytest
 
 from dist_mtl.config import Config
 from dist_mtl.data.files.writer import write_dataset
-from tests import samples
-from tests.fault_lane import LONG
-from tests.guard_workers import run_cli, trained
-from tests.harness import Cluster, Exit, RankFailure, events, run_script
-from tests.workers import commit_state
+from tests.support import samples
+from tests.support.fault_lane import LONG
+from tests.support.guard_workers import run_cli, trained
+from tests.support.harness import Cluster, Exit, RankFailure, events, run_script
+from tests.support.workers import commit_state
 
 SITES = ("label", "dense", "weight", "logits", "gradient", "dense gradient")
 STEPS = 16
@@ -182,7 +182,7 @@ def test_a_run_of_bad_steps_alone(folder: Path, steps: int) -> None:
 
 def test_a_run_without_room_for_two_commits_says_so(folder: Path) -> None:
     """A file system with less than two commits' room: a warning at the start, and the run goes on."""
-    from tests.guard_workers import little_room
+    from tests.support.guard_workers import little_room
 
     [first, _] = Cluster(2).start(little_room, settings(folder, "room"), 50_000).wait(60)
     assert first.code == 0, first.stderr

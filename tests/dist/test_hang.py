@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from dist_mtl.config import Config
-from tests import samples
-from tests.fault_lane import LONG
-from tests.guard_workers import failing_step, run_cli, sleeping_reader, sleeping_step, slow_start
-from tests.harness import Cluster, Exit, Running, events, wait_for
-from tests.workers import train
+from tests.support import samples
+from tests.support.fault_lane import LONG
+from tests.support.guard_workers import failing_step, run_cli, sleeping_reader, sleeping_step, slow_start
+from tests.support.harness import Cluster, Exit, Running, events, wait_for
+from tests.support.workers import train
 
 TIMEOUT = 3  # run.step_timeout, seconds
 # What a rank has from its last move to its end: its bound, the watchdog's grace of 5 s, and a busy machine.

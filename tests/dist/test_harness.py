@@ -7,9 +7,9 @@ import time
 import pytest
 import torch.distributed as dist
 
-from dist_mtl.config import RunConfig
+from dist_mtl.config.training import RunConfig
 from dist_mtl.parallel.runtime import runtime
-from tests.harness import Cluster, RankFailure, Running
+from tests.support.harness import Cluster, RankFailure, Running
 
 ALONE = RunConfig(dir="unused", device="cpu", start_timeout=60)
 

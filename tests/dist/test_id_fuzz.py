@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from dist_mtl.data.files.writer import write_dataset
-from tests.fuzz_workers import EDGES, PLANS, ROWS, Differences, N, cases, fuzz, one_bad, refusals
-from tests.harness import Cluster
+from tests.support.fuzz_workers import EDGES, PLANS, ROWS, Differences, N, cases, fuzz, one_bad, refusals
+from tests.support.harness import Cluster
 
 CASES = 200
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests import samples
-from tests.harness import Cluster
-from tests.workers import Trace, assemble, trace
+from tests.support import samples
+from tests.support.harness import Cluster
+from tests.support.workers import Trace, assemble, trace
 
 VARIANT_STEPS = 25
 STEPS = 50  # 3,000 rows in steps of 64: the 47th is padded, then a second epoch begins

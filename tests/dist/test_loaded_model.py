@@ -1,4 +1,4 @@
-"""A model in memory scores a frame as `launch/predict.py` scores a dataset of the same rows, to the bit."""
+"""A model in memory scores a frame as `dist-mtl predict` scores a dataset of the same rows, to the bit."""
 
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import dist_mtl as dm
-from tests import samples
-from tests.harness import Cluster, run_script
+from tests.support import samples
+from tests.support.harness import Cluster, run_script
 
 ROW = {"row": 1, "item": 3} | dict.fromkeys(("user", "history", "history_weight", "tag", "age", "price"))
 TASKS = ("ctr", "cvr", "ctcvr")
@@ -155,7 +155,7 @@ def test_checkpoints_by_name_and_step(which: Any, tmp_path: Path) -> None:
 
 def test_among_ranks_a_model_is_refused(model: dm.LoadedModel) -> None:
     for kind, message in Cluster(2).run(load_on_ranks, str(model.run_dir)):
-        assert kind == "ConfigError" and "dist_mtl.predict" in message
+        assert kind == "ConfigError" and "dist_mtl.scoring.predict" in message
 
 
 def load_on_ranks(run_dir: str) -> tuple[str, str]:

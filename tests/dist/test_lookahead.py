@@ -8,12 +8,12 @@ import pytest
 
 from dist_mtl.config import Config
 from dist_mtl.data.files import manifest
-from tests import samples
-from tests.fault_lane import LONG
-from tests.guard_workers import run_cli
-from tests.harness import Cluster, events, wait_for
-from tests.option_workers import STEPS, assert_same_bits, settings, train_counted, with_logs
-from tests.workers import error_of_train, train
+from tests.support import samples
+from tests.support.fault_lane import LONG
+from tests.support.guard_workers import run_cli
+from tests.support.harness import Cluster, events, wait_for
+from tests.support.option_workers import STEPS, assert_same_bits, settings, train_counted, with_logs
+from tests.support.workers import error_of_train, train
 
 SEMI = "sharding.pipeline='semi_sync'"
 OFTEN = ("train.checkpoint_every=6", "train.evaluate_every=5")  # of 20 steps 5, 6, 10, 12, 15, 18, 20 let nothing pass

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from dist_mtl.outputs import HeldFolder
-from dist_mtl.verify import verify_run
-from tests import samples
-from tests.harness import ROOT, Cluster, Exit, Running, events, run_script, script, wait_for
+from dist_mtl.checkpoint.verify import verify_run
+from dist_mtl.observability.run_dir import HeldFolder
+from tests.support import samples
+from tests.support.harness import ROOT, Cluster, Exit, Running, events, run_script, script, wait_for
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,14 @@ from typing import Any, Literal, get_args, get_origin
 import numpy as np
 import pytest
 
-from dist_mtl.config import Config, ShardingConfig, TableConfig, TrainConfig
+from dist_mtl.config import Config, TableConfig
+from dist_mtl.config.sharding import ShardingConfig
+from dist_mtl.config.training import TrainConfig
 from dist_mtl.errors import ConfigError
-from tests.dynamic_workers import config as dynamic_config
-from tests.dynamic_workers import write_logs as write_dynamic
-from tests.harness import Cluster, RankFailure, events, run_script
-from tests.option_workers import (
+from tests.support.dynamic_workers import config as dynamic_config
+from tests.support.dynamic_workers import write_logs as write_dynamic
+from tests.support.harness import Cluster, RankFailure, events, run_script
+from tests.support.option_workers import (
     STEPS,
     assert_same_bits,
     evaluated_by,
@@ -27,7 +29,7 @@ from tests.option_workers import (
     with_logs,
     written_plan,
 )
-from tests.workers import error_of_train, train
+from tests.support.workers import error_of_train, train
 
 ADAGRAD = "optim.embedding.kind='adagrad'"
 SEMI = "sharding.pipeline='semi_sync'"

@@ -12,9 +12,9 @@ from dist_mtl.data.batch import Batch
 from dist_mtl.data.loader import Dataset
 from dist_mtl.model.embedding import fill
 from dist_mtl.model.mtl import MultiTaskModel
-from tests import samples
-from tests.harness import Cluster
-from tests.workers import assemble, trace
+from tests.support import samples
+from tests.support.harness import Cluster
+from tests.support.workers import assemble, trace
 
 STEPS = 50
 PLANS = {

@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from dist_mtl.data.files import manifest
-from tests import samples
-from tests.harness import Exit, events, run_script
+from tests.support import samples
+from tests.support.harness import Exit, events, run_script, run_verb
 
 DAYS = [f"2024-01-0{day}" for day in range(1, 7)]
 ROWS = 200  # a day
@@ -22,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i, day in enumerate(DAYS):
         (folder / "logs" / f"day={day}").mkdir(parents=True)
         pq.write_table(table.slice(i * ROWS, ROWS), folder / "logs" / f"day={day}" / "x.parquet", row_group_size=50)
-    [listed] = run_script(1, "convert.py", "manifest", (folder / "logs").as_uri())
+    [listed] = run_verb(1, "convert", "manifest", (folder / "logs").as_uri())
     assert listed.code == 0 and "1,200 rows in 6 files" in listed.stdout and "all of them read" in listed.stdout
     return folder
 
@@ -74,7 +74,7 @@ def test_a_day_that_comes_later_does_not_end_a_run(folder: Path, by_url: Path) -
     late = folder / "logs" / "day=2024-01-09" / "x.parquet"
     late.parent.mkdir()
     pq.write_table(samples.logs(50), late)
-    told = done(run_script(1, "convert.py", "manifest", str(folder / "logs"), "--append"))
+    told = done(run_verb(1, "convert", "manifest", str(folder / "logs"), "--append"))
     assert "6 kept as they were listed, 1 read, 0 gone" in told
     done(run_script(2, "train.py", str(folder / "by_url.toml"), "--set=train.epochs=2"))
     assert [e["step"] for e in events(by_url, "resume")] == [13]

@@ -1,16 +1,16 @@
-"""launch/plan.py as a user meets it."""
+"""dist-mtl plan as a user meets it."""
 
 import json
 from pathlib import Path
 
 from dist_mtl.config.file import parse
-from dist_mtl.planning.outlook import outlook
-from dist_mtl.planning.plan_json import write_plan
-from dist_mtl.planning.profile import Cluster, load_profile
-from tests import samples
-from tests.harness import ROOT, run_script
-from tests.harness import Cluster as Ranks
-from tests.workers import trace
+from dist_mtl.tools.planning.device import Cluster, load_profile
+from dist_mtl.tools.planning.estimate import outlook
+from dist_mtl.tools.planning.plan_json import write_plan
+from tests.support import samples
+from tests.support.harness import ROOT, run_verb
+from tests.support.harness import Cluster as Ranks
+from tests.support.workers import trace
 
 CONFIG = """
 run = { dir = "runs/none" }
@@ -25,7 +25,7 @@ train.global_batch = 8192
 
 def plan(*arguments: str) -> tuple[int, str, str]:
     """Exit code, stdout, stderr."""
-    [end] = run_script(1, "plan.py", *arguments)
+    [end] = run_verb(1, "plan", *arguments)
     return end.code, end.stdout, end.stderr
 
 

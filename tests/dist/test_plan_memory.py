@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.figures.plan_memory import Case, tree, write_logs
 from dist_mtl.config.file import parse
-from dist_mtl.planning.outlook import Outlook, outlook
-from dist_mtl.planning.profile import Cluster, load_profile
-from tests.campaign.plan_memory import Case, tree, write_logs
-from tests.harness import Cluster as Ranks
-from tests.workers import Room, room
+from dist_mtl.tools.planning.device import Cluster, load_profile
+from dist_mtl.tools.planning.estimate import Outlook, outlook
+from tests.support.harness import Cluster as Ranks
+from tests.support.workers import Room, room
 
 STEPS = 12
 MIXED = Case(

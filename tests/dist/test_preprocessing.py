@@ -11,11 +11,11 @@ import pytest
 
 from dist_mtl.config import Config
 from dist_mtl.data.files.writer import write_dataset
-from dist_mtl.evaluate import Evaluation
-from tests import samples
-from tests.harness import Cluster, events
-from tests.score_workers import evaluated, predicted, whole
-from tests.workers import error_of_train
+from dist_mtl.scoring.evaluate import Evaluation
+from tests.support import samples
+from tests.support.harness import Cluster, events
+from tests.support.score_workers import evaluated, predicted, whole
+from tests.support.workers import error_of_train
 
 ASKING = (
     "features.age={kind='bucket', quantiles=8, dim=8}",

@@ -1,4 +1,4 @@
-"""`launch/recalibrate.py` on real ranks: what is fitted, stored and applied, and which rows are not for it."""
+"""`dist-mtl recalibrate` on real ranks: what is fitted, stored and applied, and which rows are not for it."""
 
 import shutil
 from pathlib import Path
@@ -11,9 +11,9 @@ from dist_mtl.checkpoint import store
 from dist_mtl.checkpoint.format import read_recalibration
 from dist_mtl.data.files.manifest import read as manifest_of
 from dist_mtl.data.files.writer import write_dataset
-from tests import samples
-from tests.harness import Cluster, Exit, run_script
-from tests.score_workers import evaluated, recalibrated, whole
+from tests.support import samples
+from tests.support.harness import Cluster, Exit, run_script
+from tests.support.score_workers import evaluated, recalibrated, whole
 
 TASKS = ("ctr", "cvr", "ctcvr")
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from dist_mtl.config.file import load
-from dist_mtl.data.convert import aliccp, aliexpress
-from tests import raw_logs
-from tests.harness import ROOT, events, run_script
+from dist_mtl.tools.convert import aliccp, aliexpress
+from tests.support import raw_logs
+from tests.support.harness import ROOT, events, run_script
 
 SHARED = ROOT.parent / "shared/data"
 LARGE = 100_000  # rows of a table that a test makes smaller
@@ -32,7 +32,7 @@ def census(path: Path, rows: int, seed: int) -> None:
 def documented(recipe: str, names: dict[str, Path]) -> list[str]:
     """The arguments of the `convert.py` command in a recipe's head, with real paths for its placeholders."""
     head = re.sub(r"^# *", "", (ROOT / recipe).read_text(), flags=re.MULTILINE).replace("\\\n", " ")
-    command = re.search(r"^python launch/convert.py (.*)$", head, re.MULTILINE)[1]
+    command = re.search(r"^dist-mtl convert (.*)$", head, re.MULTILINE)[1]
     words = shlex.split(command)
     assert set(names) <= set(words), (set(names) - set(words), words)
     return [str(names.get(word, word)) for word in words]

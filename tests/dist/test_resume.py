@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from dist_mtl.config import Config
-from tests import samples
-from tests.fault_lane import LONG
-from tests.harness import ROOT, Cluster, Running, events, run_script, wait_for
-from tests.workers import assemble, commit_state, error_of_train, state_after, train
+from tests.support import samples
+from tests.support.fault_lane import LONG
+from tests.support.harness import ROOT, Cluster, Running, events, run_script, wait_for
+from tests.support.workers import assemble, commit_state, error_of_train, state_after, train
 
 STEPS, EVERY = 94, 20  # two epochs of 3,000 rows in steps of 64, a commit every 20 steps and at the end
 LAST = f"checkpoints/step-{STEPS:010d}"

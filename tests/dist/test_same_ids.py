@@ -8,17 +8,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dist_mtl.checkpoint import disk, store
+from dist_mtl.checkpoint import durable_io, store
 from dist_mtl.checkpoint.format import NAME
 from dist_mtl.config.file import parse
 from dist_mtl.data.column_class import RawColumn
 from dist_mtl.data.files import manifest
 from dist_mtl.data.files.writer import write_dataset
 from dist_mtl.errors import CheckpointError
-from tests import samples
-from tests.harness import Cluster, RankFailure
-from tests.score_workers import verdicts, whole
-from tests.workers import error_of_train
+from tests.support import samples
+from tests.support.harness import Cluster, RankFailure
+from tests.support.score_workers import verdicts, whole
+from tests.support.workers import error_of_train
 
 VERBS = ("evaluate", "predict", "recalibrate", "compare")
 
@@ -84,9 +84,9 @@ def test_an_older_checkpoint_is_read_and_compares_nothing(folder: Path) -> None:
     told = json.loads((step / NAME).read_text())
     del told["columns"]
     (step / NAME).unlink()
-    stored = disk.write_text(step / NAME, json.dumps(told))
-    sums = disk.read_sums(step) | {NAME: stored.checksum}
-    (step / disk.SUMS).write_text(disk.sums_text(sums))
+    stored = durable_io.write_text(step / NAME, json.dumps(told))
+    sums = durable_io.read_sums(step) | {NAME: stored.checksum}
+    (step / durable_io.SUMS).write_text(durable_io.sums_text(sums))
     [found] = Cluster(1).run(verdicts, str(folder / "older"), [variant(folder / "text", user=pa.string())], "")
     assert found[0][0] == "evaluate" and not found[0][2]
     with pytest.raises(CheckpointError, match="made by an earlier version"):

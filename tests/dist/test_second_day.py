@@ -8,14 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dist_mtl.cli import Parser
+from dist_mtl.cli.arguments import Parser
+from dist_mtl.cli.convert import add_csv, convert_csv
 from dist_mtl.config.file import parse
-from dist_mtl.convert_command import add_csv, convert_csv
 from dist_mtl.errors import ConfigError, DataError, DistMtlError
-from dist_mtl.predict import predict_run
-from tests.harness import Cluster, run_script
-from tests.samples import rows_of
-from tests.score_workers import whole
+from dist_mtl.scoring.predict import predict_run
+from tests.support.harness import Cluster, run_script, run_verb
+from tests.support.samples import rows_of
+from tests.support.score_workers import whole
 
 COLUMNS = ("request", "user", "shop", "price", "age", "tags", "seen", "day", "click", "conversion")
 BAGS = ("--bag=tags:|", "--bag=seen:|")
@@ -250,11 +250,11 @@ def test_the_commands_of_the_second_day(folder: Path, expected: pa.Table) -> Non
     """As processes: exit codes, files, and no traceback."""
     new = write(folder / "commands.csv", rows(200, 2), without("click", "conversion"))
     out, run = folder / "commands", str(folder / "run")
-    [done] = run_script(1, "convert.py", "csv", new, str(out), "--like", run, *BAGS)
-    assert done.code == 0 and f"next: python launch/predict.py {run} {out}/train SCORES" in done.stdout, done.stderr
+    [done] = run_verb(1, "convert", "csv", new, str(out), "--like", run, *BAGS)
+    assert done.code == 0 and f"next: dist-mtl predict {run} {out}/train SCORES" in done.stdout, done.stderr
     [done] = run_script(1, "predict.py", run, str(out / "train"), str(folder / "commands-scores"))
     assert done.code == 0, done.stderr
     assert rows_of(folder / "commands-scores").select(expected.column_names).equals(expected)
     bad = write(folder / "bad.csv", [row | {"user": "u"} for row in rows(3, 2)], without("price"))
-    [done] = run_script(1, "convert.py", "csv", bad, str(folder / "bad"), "--like", run, *BAGS)
+    [done] = run_verb(1, "convert", "csv", bad, str(folder / "bad"), "--like", run, *BAGS)
     assert done.code == 65 and "no column `price`" in done.stderr and "Traceback" not in done.stderr

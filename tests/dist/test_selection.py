@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from dist_mtl.config import Config
-from tests import samples
-from tests.harness import Cluster, events, wait_for
-from tests.score_workers import evaluated, whole
-from tests.workers import commit_state
+from tests.support import samples
+from tests.support.harness import Cluster, events, wait_for
+from tests.support.score_workers import evaluated, whole
+from tests.support.workers import commit_state
 
 # Steps of 64 of 3,000 rows; high learning rates over-fit soon, so that the best is not the last.
 EVERY, STEPS = 20, 470

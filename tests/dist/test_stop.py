@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from dist_mtl.config import Config
-from tests import samples
-from tests.fault_lane import LONG
-from tests.guard_workers import run_cli, slow_reader, slow_start, slow_step, slow_steps
-from tests.harness import ROOT, Cluster, Exit, Running, events, wait_for
-from tests.workers import commit_state, train
+from tests.support import samples
+from tests.support.fault_lane import LONG
+from tests.support.guard_workers import run_cli, slow_reader, slow_start, slow_step, slow_steps
+from tests.support.harness import ROOT, Cluster, Exit, Running, events, wait_for
+from tests.support.workers import commit_state, train
 
 STEPS = 40
 LAST = f"checkpoints/step-{STEPS:010d}"

@@ -12,11 +12,11 @@ from dist_mtl.config import Config
 from dist_mtl.data.files import manifest
 from dist_mtl.data.files.writer import write_dataset
 from dist_mtl.errors import ConfigError
-from dist_mtl.report.history import read
-from tests import samples
-from tests.harness import Cluster, events, wait_for
-from tests.score_workers import evaluated
-from tests.workers import commit_state, error_of_train, trace, train
+from dist_mtl.tools.report.event_log import read
+from tests.support import samples
+from tests.support.harness import Cluster, events, wait_for
+from tests.support.score_workers import evaluated
+from tests.support.workers import commit_state, error_of_train, trace, train
 
 DAYS = {"2": 500, "3": 700, "10": 130, "11": 640}  # rows; as text, 10 would come before 2
 ENDS = [8, 19, 22, 32]  # the last steps of the days, of 64 rows each

@@ -1,4 +1,4 @@
-"""`launch/study.py` for real: tuned, killed twice, continued, compared; a broken method stops nothing else."""
+"""`dist-mtl study` for real: tuned, killed twice, continued, compared; a broken method stops nothing else."""
 
 import json
 import math
@@ -16,8 +16,8 @@ import pytest
 from scipy import stats
 
 from dist_mtl.metrics.paired import holm
-from tests import samples
-from tests.harness import ROOT, events
+from tests.support import samples
+from tests.support.harness import ROOT, events
 
 SEEDS = (1, 2)
 STUDY = """
@@ -59,12 +59,12 @@ class Study:
 
     def start(self) -> subprocess.Popen:
         """In a session of its own, so that it can be killed with all its cells."""
-        command = [sys.executable, "launch/study.py", str(self.path), "--jobs", "2"]
+        command = [sys.executable, "-m", "dist_mtl", "study", str(self.path), "--jobs", "2"]
         log = self.path.with_suffix(".log").open("ab")
         return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
 
     def run(self) -> subprocess.CompletedProcess:
-        command = [sys.executable, "launch/study.py", str(self.path), "--jobs", "2"]
+        command = [sys.executable, "-m", "dist_mtl", "study", str(self.path), "--jobs", "2"]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
     def told(self) -> dict:
@@ -165,7 +165,7 @@ def test_the_tables_are_those_of_the_events(study: Study, continued: dict) -> No
     assert all(one["scores"][1] > one["scores"][0] for one in told["choices"])
     assert all('optim.dense.lr=0.01' in c["command"] for c in cells.values())  # fmt: skip
     text, page = ((study.dir / f"study.{kind}").read_text() for kind in ("md", "html"))
-    for words in ("## ctr.auc", "## Every difference", "all backbones", "model.backbone.kind", "launch/study.py"):
+    for words in ("## ctr.auc", "## Every difference", "all backbones", "model.backbone.kind", "dist-mtl study"):
         assert words in text
     assert "<script" not in page and "Every difference" in page
 

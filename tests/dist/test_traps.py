@@ -11,9 +11,9 @@ import torch
 from dist_mtl.config import Config
 from dist_mtl.data.hashing import hash_ids, key
 from dist_mtl.model.embedding import fill
-from tests import samples
-from tests.harness import Cluster
-from tests.workers import Inside, error_of, look_inside
+from tests.support import samples
+from tests.support.harness import Cluster
+from tests.support.workers import Inside, error_of, look_inside
 
 PLANS = ("table_wise", "row_wise", "data_parallel")
 SORTED = ("data.shuffle=false",)  # step 1 is then rows 0-63, in lanes of one

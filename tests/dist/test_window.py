@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from dist_mtl.config import RunConfig
+from dist_mtl.config.training import RunConfig
 from dist_mtl.metrics.histogram import ROUGH, LogitHistogram
 from dist_mtl.metrics.task import compute
 from dist_mtl.metrics.window import PARTS, TrainingWindow
 from dist_mtl.parallel.runtime import runtime
-from tests.harness import Cluster
+from tests.support.harness import Cluster
 
 ROWS, STEPS, PER_PART = 64, 47, 6  # seven full parts, more than the window holds, and a begun one
 

@@ -9,12 +9,12 @@ import pytest
 
 from dist_mtl.checkpoint import store
 from dist_mtl.checkpoint.staging import complete
+from dist_mtl.checkpoint.verify import verify
 from dist_mtl.config import Config
-from dist_mtl.verify import verify
-from tests import samples
-from tests.fault_lane import LONG, cases
-from tests.fault_workers import calls_of_a_commit, commits_of_steps, killed_at_a_call, refused_at_a_call
-from tests.harness import Cluster
+from tests.support import samples
+from tests.support.fault_lane import LONG, cases
+from tests.support.fault_workers import calls_of_a_commit, commits_of_steps, killed_at_a_call, refused_at_a_call
+from tests.support.harness import Cluster
 
 STATES = (2, 3)  # the commit that was there, and the one that was being made
 

@@ -8,11 +8,11 @@ import pytest
 
 from dist_mtl.checkpoint import store
 from dist_mtl.checkpoint.staging import complete
+from dist_mtl.checkpoint.verify import digests, verify
 from dist_mtl.config import Config
-from dist_mtl.verify import digests, verify
-from tests import samples
-from tests.fault_lane import LONG
-from tests.fault_workers import (
+from tests.support import samples
+from tests.support.fault_lane import LONG
+from tests.support.fault_workers import (
     behind_a_slow_disk,
     best_of_each,
     saved_again,
@@ -21,8 +21,8 @@ from tests.fault_workers import (
     train_with_a_full_disk,
     without_memory,
 )
-from tests.harness import ROOT, Cluster, RankFailure, events, run_script, script
-from tests.workers import commit_state, error_of_train, train
+from tests.support.harness import ROOT, Cluster, RankFailure, events, run_script, script
+from tests.support.workers import commit_state, error_of_train, train
 
 STEPS = 94
 PLANS = {1: "table_wise", 2: "row_wise", 4: "data_parallel"}

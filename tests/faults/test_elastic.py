@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from dist_mtl.config import Config
-from tests import samples
-from tests.fault_lane import LONG, cases
-from tests.harness import ROOT, Cluster, events, run_script
-from tests.workers import commit_state, train
+from tests.support import samples
+from tests.support.fault_lane import LONG, cases
+from tests.support.harness import ROOT, Cluster, events, run_script
+from tests.support.workers import commit_state, train
 
 KILLS = cases(1, 5)
 STEPS, EVERY = 94, 20  # two epochs of 3,000 rows in steps of 64, a commit every 20 steps and at the end

@@ -12,12 +12,12 @@ import pytest
 
 from dist_mtl.checkpoint import store
 from dist_mtl.checkpoint.staging import complete
+from dist_mtl.checkpoint.verify import verify
 from dist_mtl.config import Config
-from dist_mtl.verify import verify
-from tests import samples
-from tests.fault_lane import cases
-from tests.harness import Cluster, RankFailure, Running, events, wait_for
-from tests.workers import train
+from tests.support import samples
+from tests.support.fault_lane import cases
+from tests.support.harness import Cluster, RankFailure, Running, events, wait_for
+from tests.support.workers import train
 
 STEPS = 94
 PATIENCE = 5.0  # seconds that the other rank has to end

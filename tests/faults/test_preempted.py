@@ -9,13 +9,13 @@ from pathlib import Path
 
 from dist_mtl.checkpoint import store
 from dist_mtl.checkpoint.staging import complete
+from dist_mtl.checkpoint.verify import verify
 from dist_mtl.config import Config
-from dist_mtl.verify import verify
-from tests import samples
-from tests.fault_lane import cases
-from tests.guard_workers import run_cli
-from tests.harness import Cluster, events, wait_for
-from tests.workers import train
+from tests.support import samples
+from tests.support.fault_lane import cases
+from tests.support.guard_workers import run_cli
+from tests.support.harness import Cluster, events, wait_for
+from tests.support.workers import train
 
 STEPS = 94
 

@@ -8,12 +8,12 @@ import pytest
 
 from dist_mtl.checkpoint import store
 from dist_mtl.config import Config
-from tests import samples
-from tests.fault_lane import cases
-from tests.fault_workers import commits_of_steps
-from tests.harms import Cut, Emptied, Flip, Instead, Rewritten, Swapped, loads, looks, looks_without_a_mount
-from tests.harness import Cluster, events
-from tests.workers import error_of_train, train
+from tests.support import samples
+from tests.support.fault_lane import cases
+from tests.support.fault_workers import commits_of_steps
+from tests.support.harms import Cut, Emptied, Flip, Instead, Rewritten, Swapped, loads, looks, looks_without_a_mount
+from tests.support.harness import Cluster, events
+from tests.support.workers import error_of_train, train
 
 SMALL = ("XXH128SUMS", "commit.json", "index.json")
 FILES = (*SMALL, "rank-00000.safetensors", "rank-00001.safetensors")

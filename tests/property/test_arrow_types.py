@@ -24,9 +24,9 @@ from dist_mtl.config.file import parse
 from dist_mtl.data.files import manifest
 from dist_mtl.data.files.schema import subset
 from dist_mtl.data.loader import Dataset
-from dist_mtl.describe.description import Wish, describe
-from dist_mtl.describe.findings import findings
 from dist_mtl.errors import ConfigError, DataError
+from dist_mtl.tools.describe.description import Wish, describe
+from dist_mtl.tools.describe.findings import findings
 
 CASES = int(os.environ.get("ARROW_FUZZ_CASES", "100"))
 CHUNKS = 20  # cases of a test

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
+from benchmarks.scaling.scale_file import read_scale
 from dist_mtl.config import Config
 from dist_mtl.config.file import load, parse
 from dist_mtl.errors import ConfigError
-from dist_mtl.scale.scale_file import read_scale
-from dist_mtl.study.study_file import read_study
-from tests import samples
+from dist_mtl.tools.study.study_file import read_study
+from tests.support import samples
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_CASES = int(os.environ.get("CONFIG_FUZZ_CASES", "400"))

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dist_mtl.cli import Parser
-from dist_mtl.convert_command import add_csv, convert_csv
-from dist_mtl.data.convert import lines
+from dist_mtl.cli.arguments import Parser
+from dist_mtl.cli.convert import add_csv, convert_csv
 from dist_mtl.data.files.writer import write_dataset
 from dist_mtl.errors import DistMtlError
-from tests.samples import logs, rows_of
+from dist_mtl.tools.convert import lines
+from tests.support.samples import logs, rows_of
 
 CELLS = st.one_of(
     st.sampled_from(

@@ -19,7 +19,7 @@ from dist_mtl.data.files import manifest
 from dist_mtl.data.files.writer import write_dataset
 from dist_mtl.data.loader import Dataset
 from dist_mtl.data.order import EMPTY, InFileOrder, Order, Partitions, partitioned
-from tests import samples
+from tests.support import samples
 
 NUM_CASES = int(os.environ.get("EXACTLY_ONCE_CASES", "150"))
 CASES = settings(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dist_mtl.config import DynamicRows, TableConfig
 from dist_mtl.data.features.idmap import HALF_LIFE, POWERS, TALLY, IdMap, num_segments, owned, owner_of, segment_of
-from dist_mtl.data.features.places import WAYS
+from dist_mtl.data.features.key_store import WAYS
 from dist_mtl.data.hashing import hash_keys
 
 FIRST, SECOND = range(2)  # numbers of the tables

@@ -14,18 +14,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from dist_mtl.assemble import fit
-from dist_mtl.config import RunConfig
+from dist_mtl.build import fit
 from dist_mtl.config.file import parse
-from dist_mtl.data.convert import tabular
+from dist_mtl.config.training import RunConfig
 from dist_mtl.data.features.fit import unfitted, with_found
 from dist_mtl.data.loader import Dataset
-from dist_mtl.describe.description import Wish, describe
-from dist_mtl.describe.suggestion import suggestion
 from dist_mtl.errors import DataError
 from dist_mtl.model.mtl import MultiTaskModel
 from dist_mtl.parallel.runtime import Runtime
 from dist_mtl.parallel.world import World
+from dist_mtl.tools.convert import tabular
+from dist_mtl.tools.describe.description import Wish, describe
+from dist_mtl.tools.describe.suggested_config import suggestion
 
 NUM_CASES = int(os.environ.get("SUGGESTION_CASES", "60"))
 RUNTIME = Runtime(World(), torch.device("cpu"), None, RunConfig(dir="unused"))

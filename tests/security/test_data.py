@@ -21,7 +21,7 @@ from dist_mtl.data.files.reader import Reader
 from dist_mtl.data.loader import Dataset
 from dist_mtl.data.order import Span
 from dist_mtl.errors import DamageError, DataError
-from tests import samples
+from tests.support import samples
 
 ROOT = Path(__file__).resolve().parents[2]
 PART = "part-00000.parquet"

@@ -11,7 +11,7 @@ import pytest
 from dist_mtl.errors import ConfigError
 from dist_mtl.parallel import world
 from dist_mtl.parallel.world import LentStore, World
-from tests.raw_logs import write_csv
+from tests.support.raw_logs import write_csv
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHED = {
@@ -115,7 +115,7 @@ def ended(*words: str, cwd: Path = ROOT, **environment: str) -> subprocess.Compl
 def test_convert_ignores_ranks(tmp_path: Path, left: dict[str, str]) -> None:
     write_csv(tmp_path / "a.csv", 200)
     options = ["--click=click", "--conversion=conversion", "--jobs=1"]
-    done = ended("launch/convert.py", "csv", str(tmp_path / "a.csv"), str(tmp_path / "out"), *options, **left)
+    done = ended("dist-mtl convert", "csv", str(tmp_path / "a.csv"), str(tmp_path / "out"), *options, **left)
     assert done.returncode == 0 and "200 rows" in done.stdout, done.stderr
 
 

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from dist_mtl.cli.convert import list_folder
 from dist_mtl.data.files import checksum, manifest
 from dist_mtl.data.files.checksum import SIGNATURE
 from dist_mtl.data.files.folder import Folder
-from dist_mtl.data.files.listing import list_folder
 from dist_mtl.errors import DataError
-from tests import footers, samples
+from tests.support import footers, samples
 
 ROOT = Path(__file__).resolve().parents[2]
 LOGS = samples.logs(50)
@@ -75,7 +75,7 @@ def test_a_footer_that_would_take_all_memory_is_not_parsed(folder: Path, monkeyp
 
 def test_no_footer_ends_the_process(tmp_path: Path) -> None:
     """1,000 changed footers, listed and read. Without the check 4 in 100 end the process (encryption, histograms)."""
-    command = [sys.executable, "-m", "tests.footers", str(tmp_path / "d"), "1000", "1"]
+    command = [sys.executable, "-m", "tests.support.footers", str(tmp_path / "d"), "1000", "1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     print(done.stdout)
     assert done.returncode == 0, f"{done.returncode}: {done.stderr[-1000:]}"

@@ -9,22 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from dist_mtl.data.convert.parts import STAGED, Conversion
+from benchmarks.scaling import page as scale_page
+from dist_mtl.cli.convert import list_folder
 from dist_mtl.data.files import manifest
-from dist_mtl.data.files.listing import list_folder
-from dist_mtl.data.sample.bulk import Order, make_logs
-from dist_mtl.data.sample.wide import BenchmarkLogs
+from dist_mtl.data.synthetic.bulk import Order, make_logs
+from dist_mtl.data.synthetic.wide import BenchmarkLogs
 from dist_mtl.errors import ConfigError
-from dist_mtl.evaluate import evaluate_run
-from dist_mtl.observe import write_json
-from dist_mtl.outputs import FILES, FOLDERS, check, check_outputs, write_file
-from dist_mtl.predict import predict_run
-from dist_mtl.report.page import write as report
-from dist_mtl.scale import page as scale_page
-from dist_mtl.study.run import check_study
-from tests import samples
-from tests.harness import run_script
-from tests.verbs import VERBS, ended, make_run
+from dist_mtl.observability.events import write_json
+from dist_mtl.observability.run_dir import FILES, FOLDERS, check, check_outputs, write_file
+from dist_mtl.scoring.evaluate import evaluate_run
+from dist_mtl.scoring.predict import predict_run
+from dist_mtl.tools.convert.parts import STAGED, Conversion
+from dist_mtl.tools.report.page import write as report
+from dist_mtl.tools.study.run import check_study
+from tests.support import samples
+from tests.support.harness import run_script
+from tests.support.verbs import VERBS, ended, make_run
 
 PACKAGE = Path(check.__code__.co_filename).parent
 NAMES = [name.replace("*", "some-cell") for name in (*FILES, *FOLDERS)]

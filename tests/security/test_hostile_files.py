@@ -10,18 +10,18 @@ import pytest
 
 from dist_mtl import bounded
 from dist_mtl.bounded import BeyondBounds, parse_json, read_bytes, read_lines
-from dist_mtl.checkpoint import disk
+from dist_mtl.checkpoint import durable_io
 from dist_mtl.checkpoint import format as commits
 from dist_mtl.config.file import read_toml
 from dist_mtl.config.plan_file import read_plan
 from dist_mtl.data.files import manifest
-from dist_mtl.data.sample.bulk import TOLD, _told_of
+from dist_mtl.data.synthetic.bulk import TOLD, _told_of
 from dist_mtl.errors import CheckpointError, ConfigError, DataError
-from dist_mtl.predict import ABOUT, read_about
-from dist_mtl.study.run import _told
+from dist_mtl.scoring.predict import ABOUT, read_about
+from dist_mtl.tools.study.run import _told
 from dist_mtl.torchx_components import planned
 from tests.security.test_guard import APART, copied
-from tests.verbs import VERBS, ended, make_run
+from tests.support.verbs import VERBS, ended, make_run
 
 DEEP = b"[" * 200_000 + b"]" * 200_000
 BEYOND = {
@@ -162,9 +162,9 @@ def test_a_report_draws_numbers_of_any_size(place: Path, tmp_path: Path, number:
 def rewritten(folder: Path, name: str, content: bytes) -> None:
     """A file of a checkpoint by somebody who knows how to make a list of checksums."""
     (folder / name).write_bytes(content)
-    if name not in (commits.RECALIBRATION, disk.SUMS):
-        sums = disk.read_sums(folder) | {name: disk.measure(folder / name).checksum}
-        (folder / disk.SUMS).write_text(disk.sums_text(sums))
+    if name not in (commits.RECALIBRATION, durable_io.SUMS):
+        sums = durable_io.read_sums(folder) | {name: durable_io.measure(folder / name).checksum}
+        (folder / durable_io.SUMS).write_text(durable_io.sums_text(sums))
 
 
 def tensors(header: bytes) -> bytes:
@@ -203,7 +203,7 @@ def test_a_file_of_a_checkpoint_that_is_none(place: Path, tmp_path: Path, name: 
         path.unlink(missing_ok=True)
         ODD[kind](path)
         with pytest.raises(CheckpointError, match=f"{name}: "):
-            disk.read_text(path, 1_000) if name != commits.RECALIBRATION else commits.read_recalibration(newest)
+            durable_io.read_text(path, 1_000) if name != commits.RECALIBRATION else commits.read_recalibration(newest)
         path.rmdir() if kind == "folder" else path.unlink()
 
 

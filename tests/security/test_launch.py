@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import ROOT, Cluster
+from tests.support.harness import ROOT, Cluster
 
 NASTY = ["x; touch canary", "$(touch canary)", "`touch canary`", "x'; touch canary; '", 'x"; touch canary; "',
          "x\ntouch canary", "x && touch canary", "| touch canary", "> canary", "--set=x=$(touch canary)"]  # fmt: skip
@@ -93,7 +93,7 @@ def listening() -> list[str]:
 
 def joined(interface: str | None) -> tuple[list[str], str | None]:
     """Where a rank listens once it has joined its group, and by which interface it was told to."""
-    from dist_mtl.config import RunConfig
+    from dist_mtl.config.training import RunConfig
     from dist_mtl.parallel.runtime import runtime
 
     os.environ.pop("GLOO_SOCKET_IFNAME", None)

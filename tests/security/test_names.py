@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from dist_mtl.checkpoint import store
-from tests.harness import events
 from tests.security.test_guard import copied
-from tests.verbs import VERBS, config, ended, make_run
+from tests.support.harness import events
+from tests.support.verbs import VERBS, config, ended, make_run
 
 EARLY, LATE, LATER = (f"step-{step:010d}" for step in (4, 8, 99))
 

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from dist_mtl.config.dataset_uri import Place
 from dist_mtl.config.file import load, parse
-from dist_mtl.config.place import Place
-from dist_mtl.data.convert.parts import Conversion
 from dist_mtl.data.files.folder import Folder
-from dist_mtl.data.sample.bulk import Order, make_logs
-from dist_mtl.data.sample.wide import BenchmarkLogs
+from dist_mtl.data.synthetic.bulk import Order, make_logs
+from dist_mtl.data.synthetic.wide import BenchmarkLogs
 from dist_mtl.errors import ConfigError
-from dist_mtl.outputs import FILES, FOLDERS, check_named, check_outputs
-from dist_mtl.predict import predict_run
-from tests import samples
-from tests.harness import ROOT, events, run_script
-from tests.verbs import VERBS, ended
+from dist_mtl.observability.run_dir import FILES, FOLDERS, check_named, check_outputs
+from dist_mtl.scoring.predict import predict_run
+from dist_mtl.tools.convert.parts import Conversion
+from tests.support import samples
+from tests.support.harness import ROOT, events, run_script, run_verb
+from tests.support.verbs import VERBS, ended
 
 SECRET = "wJalrXUtnFEMI"  # what must not be found anywhere
 
@@ -140,7 +140,7 @@ def test_a_run_writes_nothing_but_below_its_folder(tmp_path: Path) -> None:
     arguments = settings(tmp_path)
     before = tree_of(tmp_path)
     assert [e.code for e in run_script(2, "train.py", *arguments)] == [0, 0]
-    assert run_script(1, "report.py", str(tmp_path / "run"))[0].code == 0
+    assert run_verb(1, "report", str(tmp_path / "run"))[0].code == 0
     samples.write_logs(tmp_path / "held", 400, seed=5)
     before |= {name: what for name, what in tree_of(tmp_path).items() if name.startswith("held")}
     assert run_script(1, "recalibrate.py", str(tmp_path / "run"), str(tmp_path / "held"))[0].code == 0
@@ -184,7 +184,7 @@ def test_a_report_is_not_written_through_a_link(tmp_path: Path) -> None:
     assert run_script(1, "train.py", *arguments)[0].code == 0
     (tmp_path / "mine").write_text("mine")
     (tmp_path / "run" / "report.html").symlink_to(tmp_path / "mine")
-    [ended] = run_script(1, "report.py", str(tmp_path / "run"))
+    [ended] = run_verb(1, "report", str(tmp_path / "run"))
     assert ended.code == 64 and (tmp_path / "mine").read_text() == "mine"
 
 
@@ -216,7 +216,7 @@ def test_a_url_with_a_secret_is_refused_without_telling_it(url: str) -> None:
         parse(samples.tree("x"), [f"data.train='{url}'"])
     assert SECRET not in str(caught.value) and "data: train" in str(caught.value)
     with pytest.raises(ConfigError) as caught:
-        Folder.of(url)  # a command line: launch/predict.py RUN URL OUT
+        Folder.of(url)  # a command line: dist-mtl predict RUN URL OUT
     assert SECRET not in str(caught.value)
 
 
@@ -247,7 +247,7 @@ def test_a_secret_of_the_environment_is_in_no_output(tmp_path: Path) -> None:
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     said = done.stdout + done.stderr
-    assert run_script(1, "report.py", str(tmp_path / "run"))[0].code == 0
+    assert run_verb(1, "report", str(tmp_path / "run"))[0].code == 0
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     told = [path.name for path in files if SECRET.encode() in path.read_bytes()]
     assert SECRET not in said and not told and len(files) > 6, told

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from dist_mtl.config import RunConfig
-from dist_mtl.observe import Observer
-from dist_mtl.report.blocks import Cell, Code, Column, Section, Table
-from dist_mtl.report.page import html
-from dist_mtl.scale.results import Row, write_csv
-from dist_mtl.study import markdown
+from benchmarks.scaling.results import Row, write_csv
+from dist_mtl.config.training import RunConfig
+from dist_mtl.observability.events import Observer
 from dist_mtl.terminal.printable import printable
+from dist_mtl.tools.report.blocks import Cell, Code, Column, Section, Table
+from dist_mtl.tools.report.page import html
+from dist_mtl.tools.study import markdown
 
 STEERING = "\x1b]0;x\x07\x1b[2J\u202egnp\u200b\u2028\x9b1m\x00\ud83d"
 NASTY = f"{STEERING}\n[/b][red]x|</td><script>`*a* [l](http://x) _i_ user_id"

@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from dist_mtl.checkpoint.index import INDEX
+from dist_mtl.checkpoint.memory_check import Needs, _left_by_limits, check_claims, free_host_bytes, needs_of
 from dist_mtl.config.file import parse
 from dist_mtl.errors import CheckpointError, ConfigError, DamagedCommitError
 from dist_mtl.model.mtl import MultiTaskModel
-from dist_mtl.room import Needs, _left_by_limits, check_claims, free_host_bytes, needs_of
-from dist_mtl.scoring import _read
+from dist_mtl.scoring.trained_run import _read
 from dist_mtl.train import train
-from tests import samples
 from tests.security.test_guard import copied
 from tests.security.test_hostile_files import rewritten, tensors
-from tests.verbs import VERBS, config, ended, make_run
+from tests.support import samples
+from tests.support.verbs import VERBS, config, ended, make_run
 
 HUGE = 2**28
 LATE = "run/checkpoints/step-0000000008"

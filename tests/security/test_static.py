@@ -28,9 +28,9 @@ ALLOWED = {
         "pickles of our own making, between the ranks of one job, over the loopback where they are on one node"
     ),
     ("dist_mtl/parallel/runtime.py", "dist.all_gather_object(told, value, group=self.group)"): "the same",
-    ("dist_mtl/parallel/heap.py", "import ctypes"): "for one function of the C library",
-    ("dist_mtl/parallel/heap.py", "mallopt = ctypes.CDLL(None).mallopt"): "two constant numbers go in, no data",
-    ("dist_mtl/parallel/heap.py", "libc = ctypes.CDLL(None)"): "the same, at the end",
+    ("dist_mtl/parallel/malloc.py", "import ctypes"): "for one function of the C library",
+    ("dist_mtl/parallel/malloc.py", "mallopt = ctypes.CDLL(None).mallopt"): "two constant numbers go in, no data",
+    ("dist_mtl/parallel/malloc.py", "libc = ctypes.CDLL(None)"): "the same, at the end",
 }
 
 

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pytest
 
 from dist_mtl.data.files.writer import write_dataset
-from tests import samples
+from tests.support import samples
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = int(os.environ.get("STREAM_FUZZ_CASES", "0"))  # of each verb; 0: few, and of those that import torch one
@@ -59,26 +59,26 @@ class Verb:
 
 LABELS = ("--click=click", "--conversion=conversion", "--jobs=1")
 VERBS = {
-    "convert csv": Verb(("launch/convert.py", "csv", "a.csv", "out", *LABELS), take=("a.csv",), heavy=False),
+    "convert csv": Verb(("dist-mtl convert", "csv", "a.csv", "out", *LABELS), take=("a.csv",), heavy=False),
     "convert suggest": Verb(
-        ("launch/convert.py", "csv", "a.csv", "out", *LABELS, "--suggest=new.toml"), take=("a.csv",), heavy=False
+        ("dist-mtl convert", "csv", "a.csv", "out", *LABELS, "--suggest=new.toml"), take=("a.csv",), heavy=False
     ),
-    "convert manifest": Verb(("launch/convert.py", "manifest", "train"), take=("train",), heavy=False),
-    "convert refuses": Verb(("launch/convert.py", "csv", "a.csv", "out", "--\x1b[2J\u202e"), 64, heavy=False),
+    "convert manifest": Verb(("dist-mtl convert", "manifest", "train"), take=("train",), heavy=False),
+    "convert refuses": Verb(("dist-mtl convert", "csv", "a.csv", "out", "--\x1b[2J\u202e"), 64, heavy=False),
     "describe": Verb(
-        ("launch/describe.py", "train", "--html=d.html", "--suggest=new.toml", "--ranks=1"), 0, ("train",), heavy=False
+        ("dist-mtl describe", "train", "--html=d.html", "--suggest=new.toml", "--ranks=1"), 0, ("train",), heavy=False
     ),
-    "report": Verb(("launch/report.py", "run", "--out=r.html"), take=("run",), heavy=False),
-    "synthesize": Verb(("launch/synthesize.py", "out", "--rows=2000", "--test-rows=500", "--ranks=1"), heavy=False),
-    "bench refuses": Verb(("launch/bench.py", "--batch=5"), 64, heavy=False),
-    "scale refuses": Verb(("launch/scale.py", "größe\x1b[2J.toml"), 64, heavy=False),
+    "report": Verb(("dist-mtl report", "run", "--out=r.html"), take=("run",), heavy=False),
+    "synthesize": Verb(("dist-mtl synthesize", "out", "--rows=2000", "--test-rows=500", "--ranks=1"), heavy=False),
+    "bench refuses": Verb(("python -m benchmarks.speed", "--batch=5"), 64, heavy=False),
+    "scale refuses": Verb(("python -m benchmarks.scaling", "größe\x1b[2J.toml"), 64, heavy=False),
     "doctor": Verb(("-m", "dist_mtl", "doctor", "--json")),
     "verify": Verb(("-m", "dist_mtl", "verify", "run"), take=("run",)),
     "plan": Verb(
-        ("launch/plan.py", "run.toml", "--device=cpu", "--json=plan.json"), take=("run.toml",), makes=("plan.json",)
+        ("dist-mtl plan", "run.toml", "--device=cpu", "--json=plan.json"), take=("run.toml",), makes=("plan.json",)
     ),
     "study": Verb(
-        ("launch/study.py", "study.toml", "--report"),
+        ("dist-mtl study", "study.toml", "--report"),
         0,
         ("study.toml", "run.toml", "train", "test"),
         ("study/study.html",),
@@ -86,13 +86,13 @@ VERBS = {
     "train": Verb(
         ("launch/train.py", "run.toml"), take=("train", "test", "run.toml"), makes=("run/events.jsonl",), alone=False
     ),
-    "evaluate": Verb(("launch/evaluate.py", "run", "--json=e.json"), 0, ("run", "test"), ("e.json",), alone=False),
+    "evaluate": Verb(("dist-mtl evaluate", "run", "--json=e.json"), 0, ("run", "test"), ("e.json",), alone=False),
     "predict": Verb(
-        ("launch/predict.py", "run", "test", "out"), 0, ("run", "test"), ("out/_manifest.json",), alone=False
+        ("dist-mtl predict", "run", "test", "out"), 0, ("run", "test"), ("out/_manifest.json",), alone=False
     ),
-    "recalibrate": Verb(("launch/recalibrate.py", "run", "test"), take=("run", "test"), alone=False),
-    "relatedness": Verb(("launch/relatedness.py", "run", "--truth=age"), 64, ("run", "test"), alone=False),
-    "compare": Verb(("launch/compare.py", "run", "run", "--json=c.json"), 0, ("run", "test"), ("c.json",), alone=False),
+    "recalibrate": Verb(("dist-mtl recalibrate", "run", "test"), take=("run", "test"), alone=False),
+    "relatedness": Verb(("dist-mtl relatedness", "run", "--truth=age"), 64, ("run", "test"), alone=False),
+    "compare": Verb(("dist-mtl compare", "run", "run", "--json=c.json"), 0, ("run", "test"), ("c.json",), alone=False),
 }
 STUDY = """
 base = "run.toml"

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from tests import samples
-from tests.harness import events
 from tests.slurm.lab import NODES, Job, Lab, lab
+from tests.support import samples
+from tests.support.harness import events
 
 pytestmark = pytest.mark.skipif(os.environ.get("SLURM_LANE") != "inside", reason="a Slurm of its own: make slurm-test")
 

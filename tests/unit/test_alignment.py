@@ -11,13 +11,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dist_mtl.config import PICO, AdaFTR, FixedAlignment
 from dist_mtl.data.batch import Batch
-from dist_mtl.model import contrast as kernel
+from dist_mtl.model import infonce as kernel
 from dist_mtl.model.alignment import AlignmentLoss, sampled_rows
-from dist_mtl.model.contrast import contrast, unit
+from dist_mtl.model.infonce import contrast, unit
 from dist_mtl.model.mtl import Outputs
 from dist_mtl.model.ranks import OneRank
 from dist_mtl.model.relatedness import TrainingOutputs, standardised
-from tests.funnel_rows import LABELS, rows
+from tests.support.funnel_rows import LABELS, rows
 
 KINDS: dict[str, dict[str, Any]] = {
     "fixed": {"kind": "fixed", "temperature": 0.3},

@@ -20,10 +20,10 @@ import torch
 import dist_mtl as dm
 from dist_mtl.checkpoint import store
 from dist_mtl.data.files.writer import write_dataset
-from tests import samples
-from tests.harness import ROOT, Cluster, events
-from tests.workers import commit_state
-from tests.workers import train as train_afresh
+from tests.support import samples
+from tests.support.harness import ROOT, Cluster, events
+from tests.support.workers import commit_state
+from tests.support.workers import train as train_afresh
 
 
 @pytest.fixture
@@ -84,9 +84,9 @@ def test_nothing_heavy_is_imported() -> None:
 
 
 def test_functions_keep_their_names_once_their_modules_are_imported() -> None:
-    import dist_mtl.compare.comparison
-    import dist_mtl.evaluate
-    import dist_mtl.predict
+    import dist_mtl.scoring.evaluate
+    import dist_mtl.scoring.predict
+    import dist_mtl.tools.compare.comparison
     import dist_mtl.train  # noqa: F401
 
     assert all(callable(getattr(dm, name)) for name in ("train", "evaluate", "predict", "compare"))
@@ -202,7 +202,7 @@ def test_an_interrupt_saves_and_the_same_call_continues(logs: Path) -> None:
 
 def test_a_second_interrupt_ends_the_call_and_not_the_process(logs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the first is not looked at: in the middle of a step that takes long."""
-    from dist_mtl import session
+    from dist_mtl.training import session
 
     def stuck(*_: Any) -> None:
         for _ in range(2):
@@ -221,7 +221,7 @@ def test_a_second_interrupt_ends_the_call_and_not_the_process(logs: Path, monkey
 def test_a_defect_is_an_internal_error_with_its_cause(
     logs: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from dist_mtl import session
+    from dist_mtl.training import session
 
     def defect(*_: Any) -> None:
         raise ZeroDivisionError("by zero")

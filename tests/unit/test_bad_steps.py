@@ -2,7 +2,7 @@
 
 import json
 
-from dist_mtl.bad_steps import of_others
+from dist_mtl.training.nonfinite import of_others
 
 
 def test_only_the_lines_of_the_step_go() -> None:

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from dist_mtl.data.loader import Dataset
-from dist_mtl.model.balance import gram, pcgrad, resolve_conflicts, task_gradients, uncertainty
 from dist_mtl.model.loss import Objective
+from dist_mtl.model.loss_balancing import gram, pcgrad, resolve_conflicts, task_gradients, uncertainty
 from dist_mtl.model.mtl import MultiTaskModel
 from dist_mtl.model.ranks import OneRank
-from tests import samples
+from tests.support import samples
 
 
 def projected(gradients: list[Tensor], orders: list[list[int]]) -> Tensor:

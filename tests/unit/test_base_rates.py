@@ -16,11 +16,11 @@ from dist_mtl.data.base_rates import count_labels, rates_of
 from dist_mtl.data.files.writer import write_dataset
 from dist_mtl.data.loader import Dataset
 from dist_mtl.data.order import partitioned
-from dist_mtl.data.sample.synthetic import write_sample
+from dist_mtl.data.synthetic.logs import write_sample
 from dist_mtl.errors import DataError
 from dist_mtl.model.mtl import MultiTaskModel, begin_at
-from dist_mtl.scoring import read
-from tests import samples
+from dist_mtl.scoring.score import read
+from tests.support import samples
 
 ROWS = 1_000
 

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch.utils.data import DataLoader
 
-from dist_mtl.bench.histories import BAGS, SINGLES, config_of
-from dist_mtl.bench.loading import Rows, _collate, alone, measured, ours, wide
+from benchmarks.speed.histories import BAGS, SINGLES, config_of
+from benchmarks.speed.loading import Rows, _collate, alone, measured, ours, wide
 from dist_mtl.data.features.encode import Encoder
 from dist_mtl.data.loader import Dataset
 

@@ -8,18 +8,19 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dist_mtl.bench import memory
-from dist_mtl.bench.compare import Found
-from dist_mtl.bench.memory import MB, Memory
-from dist_mtl.bench.methods import METHODS, chosen, configured, products, report_methods, tables
-from dist_mtl.bench.shape import Shape
-from dist_mtl.config import PICO, AdaFTR, FixedAlignment, NoAlignment, NoPairwise, PWiseR, RunConfig
+from benchmarks.speed import memory
+from benchmarks.speed.compare import Found
+from benchmarks.speed.memory import MB, Memory
+from benchmarks.speed.methods import METHODS, chosen, configured, products, report_methods, tables
+from benchmarks.speed.workload import Shape
+from dist_mtl.config import PICO, AdaFTR, FixedAlignment, NoAlignment, NoPairwise, PWiseR
 from dist_mtl.config.file import load
+from dist_mtl.config.training import RunConfig
 from dist_mtl.errors import ConfigError
-from dist_mtl.model.contrast import contrast, unit
+from dist_mtl.model.infonce import contrast, unit
 from dist_mtl.parallel.runtime import Runtime
 from dist_mtl.parallel.world import World
-from tests import samples
+from tests.support import samples
 
 ROOT = Path(__file__).resolve().parents[2]
 ALONE = Runtime(World.from_env(), torch.device("cpu"), None, RunConfig(dir="unused"))

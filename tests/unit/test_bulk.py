@@ -13,10 +13,10 @@ import pytest
 
 from dist_mtl.config import SampleLogs
 from dist_mtl.data.files import manifest
-from dist_mtl.data.sample.bulk import Order, encoding_of, make_logs, make_splits
-from dist_mtl.data.sample.request import OPTIONS, spec_of
-from dist_mtl.data.sample.synthetic import generate, write_logs
-from dist_mtl.data.sample.wide import BenchmarkLogs
+from dist_mtl.data.synthetic.bulk import Order, encoding_of, make_logs, make_splits
+from dist_mtl.data.synthetic.logs import generate, write_logs
+from dist_mtl.data.synthetic.request import OPTIONS, spec_of
+from dist_mtl.data.synthetic.wide import BenchmarkLogs
 from dist_mtl.errors import ConfigError, DataError
 
 ROOT = Path(__file__).parents[2]
@@ -94,7 +94,17 @@ def test_a_killed_run_goes_on(alone: manifest.Manifest, tmp_path: Path) -> None:
 
 def test_a_killed_process_is_told_and_the_run_goes_on(tmp_path: Path) -> None:
     """SIGKILL of one worker, then of the whole run, of the real script; the third run finishes."""
-    command = [sys.executable, "launch/synthesize.py", str(tmp_path / "out"), "--kind", "benchmark", "--ranks", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "dist_mtl",
+        "synthesize",
+        str(tmp_path / "out"),
+        "--kind",
+        "benchmark",
+        "--ranks",
+        "2",
+    ]
     command += ["--ids", "2", "--dense", "0", "--rows-per-table", "100", "--rows", "2.2e6", "--test-rows", "3e3"]
     run = subprocess.Popen(
         command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, start_new_session=True

@@ -8,13 +8,13 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
-from dist_mtl.compare import statistics, verdict
-from dist_mtl.compare.joint import Joint, Keys, TaskRows, read
-from dist_mtl.compare.statistics import slice_differences, task_differences
 from dist_mtl.data.files.writer import write_dataset
 from dist_mtl.errors import DataError, InternalError
 from dist_mtl.metrics.grouped import group_values
 from dist_mtl.metrics.paired import Paired, holm, paired_delong, paired_means
+from dist_mtl.tools.compare import statistics, verdict
+from dist_mtl.tools.compare.aligned_predictions import Joint, Keys, TaskRows, read
+from dist_mtl.tools.compare.statistics import slice_differences, task_differences
 
 TASKS = ("ctr", "cvr", "ctcvr")
 

@@ -13,7 +13,7 @@ import pytest
 from dist_mtl.config import Config, MMoE, SharedBottom
 from dist_mtl.config.file import load, parse
 from dist_mtl.errors import ConfigError
-from tests import samples
+from tests.support import samples
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(path for path in (ROOT / "configs").glob("*.toml") if not path.name.startswith(("study_", "scale")))
@@ -189,7 +189,7 @@ def test_a_configuration_is_frozen_and_equal_by_value() -> None:
     ],
 )
 def test_what_a_commit_holds_is_a_configuration_again(overrides: list[str]) -> None:
-    """`launch/evaluate.py` parses the dump that a commit carries."""
+    """`dist-mtl evaluate` parses the dump that a commit carries."""
     config = samples.config("x", *overrides)
     assert parse(config.model_dump(mode="json")) == config
 

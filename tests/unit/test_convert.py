@@ -12,17 +12,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dist_mtl.cli import Parser
+from dist_mtl.cli.arguments import Parser
+from dist_mtl.cli.convert import add_csv, csv_of, split_of
 from dist_mtl.config.file import parse
-from dist_mtl.convert_command import add_csv, csv_of, split_of
-from dist_mtl.data.convert import lines, tabular
-from dist_mtl.data.distinct import KEPT, Distinct, hashes_of
+from dist_mtl.data.cardinality import KEPT, Distinct, hashes_of
 from dist_mtl.data.files import manifest
 from dist_mtl.data.files.writer import write_dataset
-from dist_mtl.describe.description import Wish, describe
-from dist_mtl.describe.suggestion import suggestion
 from dist_mtl.errors import ConfigError, DataError
-from tests.samples import rows_of
+from dist_mtl.tools.convert import lines, tabular
+from dist_mtl.tools.describe.description import Wish, describe
+from dist_mtl.tools.describe.suggested_config import suggestion
+from tests.support.samples import rows_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -291,7 +291,7 @@ def test_both_splits_or_none(tmp_path: Path) -> None:
 
 # --------------------------------------------------------------------------------------------------------- scripts
 def run_script(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "launch/convert.py", *map(str, arguments)]
+    command = [sys.executable, "-m", "dist_mtl", "convert", *map(str, arguments)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=60)
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dist_mtl.data.convert import aliccp, lines
 from dist_mtl.errors import ConfigError, DataError
-from tests import raw_logs
-from tests.samples import rows_of
+from dist_mtl.tools.convert import aliccp, lines
+from tests.support import raw_logs
+from tests.support.samples import rows_of
 
 ROOT = Path(__file__).parents[2]
 REAL = ROOT.parent / "shared/data/aliccp"

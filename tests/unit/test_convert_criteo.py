@@ -7,10 +7,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from dist_mtl.data.convert import criteo
 from dist_mtl.errors import ConfigError, DataError
-from tests import raw_logs
-from tests.samples import rows_of
+from dist_mtl.tools.convert import criteo
+from tests.support import raw_logs
+from tests.support.samples import rows_of
 
 
 @pytest.fixture

@@ -16,16 +16,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dist_mtl.data.convert import lines, tabular
-from dist_mtl.data.convert.delimited import Layout, table_of
-from dist_mtl.data.convert.join import Flat, Lookup
-from dist_mtl.data.convert.parts import STAGED, Conversion
-from dist_mtl.data.convert.split import Shares
-from dist_mtl.data.convert.tally import Tally
 from dist_mtl.data.files import manifest
 from dist_mtl.errors import ConfigError, DataError, InternalError
-from tests import raw_logs
-from tests.samples import rows_of
+from dist_mtl.tools.convert import lines, tabular
+from dist_mtl.tools.convert.delimited import Layout, table_of
+from dist_mtl.tools.convert.join import Flat, Lookup
+from dist_mtl.tools.convert.parts import STAGED, Conversion
+from dist_mtl.tools.convert.split import Shares
+from dist_mtl.tools.convert.tally import Tally
+from tests.support import raw_logs
+from tests.support.samples import rows_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -195,7 +195,7 @@ def test_all_datasets_or_none(numbers: Path, tmp_path: Path) -> None:
 def test_a_killed_conversion_publishes_nothing(tmp_path: Path) -> None:
     """SIGKILL while files are written: OUT holds no dataset, and the next conversion begins with a clean slate."""
     raw_logs.write_csv(tmp_path / "a.csv", 400_000)
-    command = [sys.executable, "launch/convert.py", "csv", tmp_path / "a.csv", tmp_path / "out", "--jobs=1"]
+    command = [sys.executable, "-m", "dist_mtl", "convert", "csv", tmp_path / "a.csv", tmp_path / "out", "--jobs=1"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen([*command, "--click=click", "--conversion=conversion"], cwd=ROOT, env=environment)
     try:

@@ -8,9 +8,9 @@ import pyarrow.compute as pc
 import pytest
 
 from dist_mtl.config.file import load
-from dist_mtl.data.convert import movielens
 from dist_mtl.errors import DataError
-from tests.samples import rows_of
+from dist_mtl.tools.convert import movielens
+from tests.support.samples import rows_of
 
 ROOT = Path(__file__).parents[2]
 ML100K = ROOT.parent / "shared/data/ml100k"

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from dist_mtl.data.convert import lines, tabular
 from dist_mtl.data.files.manifest import Manifest
 from dist_mtl.errors import ConfigError, DataError
-from tests.samples import rows_of
+from dist_mtl.tools.convert import lines, tabular
+from tests.support.samples import rows_of
 
 ROWS = 20_000
 

@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dist_mtl.cli import Parser
-from dist_mtl.convert_command import add_csv, convert_csv
+from dist_mtl.cli.arguments import Parser
+from dist_mtl.cli.convert import add_csv, convert_csv
 from dist_mtl.data.column_class import RawColumn
-from dist_mtl.data.convert import lines, tabular
-from dist_mtl.data.convert.like import Like
 from dist_mtl.data.files.writer import write_dataset
 from dist_mtl.data.marks import labels_of
 from dist_mtl.errors import ConfigError, DataError
-from tests.samples import rows_of
+from dist_mtl.tools.convert import lines, tabular
+from dist_mtl.tools.convert.like import Like
+from tests.support.samples import rows_of
 
 
 def run(folder: Path, *options: str, name: str = "out") -> pa.Table:

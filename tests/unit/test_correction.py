@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from dist_mtl.model.correction import undo_sampling
-from dist_mtl.model.tower import Funnel, funnel
+from dist_mtl.model.heads import Funnel, funnel
+from dist_mtl.model.sampling_correction import undo_sampling
 
 
 def sampled(conditional_BT: torch.Tensor, kept: tuple[float, ...]) -> torch.Tensor:

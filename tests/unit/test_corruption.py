@@ -11,7 +11,7 @@ import pytest
 from dist_mtl.data.files import manifest
 from dist_mtl.data.order import Span
 from dist_mtl.errors import DamageError, DataError
-from tests import flips, samples
+from tests.support import flips, samples
 
 
 @pytest.mark.parametrize("codec", ["none", "snappy", "zstd"])

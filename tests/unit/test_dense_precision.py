@@ -10,7 +10,7 @@ from dist_mtl.data.loader import Dataset
 from dist_mtl.model.loss import Objective
 from dist_mtl.model.mtl import MultiTaskModel
 from dist_mtl.model.ranks import OneRank
-from tests import samples
+from tests.support import samples
 
 BACKBONES = ("single_task", "shared_bottom", "omoe", "mmoe", "ple", "aitm")
 MODELS = {kind: (f"model.backbone={{kind='{kind}', hidden=[16, 8]}}",) for kind in BACKBONES} | {

@@ -12,15 +12,16 @@ import pytest
 from dist_mtl.config import Config, SampleLogs
 from dist_mtl.config.file import parse
 from dist_mtl.data.files.writer import write_dataset
-from dist_mtl.data.sample.bulk import Order, make_logs
-from dist_mtl.data.sample.synthetic import write_logs
-from dist_mtl.describe import gather, look, page, told
-from dist_mtl.describe.description import Description, Wish, describe, longer_than, mean_std, quantile
-from dist_mtl.describe.findings import findings, has_bad
-from dist_mtl.describe.suggestion import suggestion
+from dist_mtl.data.synthetic.bulk import Order, make_logs
+from dist_mtl.data.synthetic.logs import write_logs
 from dist_mtl.errors import DataError
-from tests.harness import run_script
-from tests.report_run import Document
+from dist_mtl.tools.describe import html as page
+from dist_mtl.tools.describe import sampling, scan, summary_tables
+from dist_mtl.tools.describe.description import Description, Wish, describe, longer_than, mean_std, quantile
+from dist_mtl.tools.describe.findings import findings, has_bad
+from dist_mtl.tools.describe.suggested_config import suggestion
+from tests.support.harness import run_script, run_verb
+from tests.support.report_run import Document
 
 ROWS, PER_DAY = 60_000, 10_000
 DAYS = [f"2025-03-{day:02d}" for day in range(1, 7)]
@@ -111,10 +112,10 @@ def test_clean_logs_are_told_to_be_clean(logs: tuple[Description, pd.DataFrame])
 def test_the_result_depends_on_neither_ranks_nor_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     columns = rows(count=12_000)
     one = written(tmp_path / "one", columns)
-    monkeypatch.setattr(gather, "PART_ROWS", 3_000)  # of the processes, too: parts are cut here
+    monkeypatch.setattr(scan, "PART_ROWS", 3_000)  # of the processes, too: parts are cut here
     alone, together = (describe(Wish(one, ranks=ranks)) for ranks in (1, 2))
     other = describe(Wish(written(tmp_path / "other", columns, row_group_rows=1_700)))
-    for a, b in zip(told.tables(alone), told.tables(together), strict=True):
+    for a, b in zip(summary_tables.tables(alone), summary_tables.tables(together), strict=True):
         assert a == b
     for name, seen in alone.columns.items():
         theirs = other.columns[name]
@@ -230,7 +231,7 @@ def test_a_time_that_no_calendar_has_is_a_row_without_a_day(
         array = pa.array(time)
     table = pa.table({"time": array, "click": zeros, "conversion": zeros})
     write_dataset(tmp_path / "logs", [table], row_group_rows=4_096)
-    monkeypatch.setattr(look, "LOOKED_AT", 4_000)
+    monkeypatch.setattr(sampling, "LOOKED_AT", 4_000)
     found = describe(Wish(str(tmp_path / "logs")))
     assert found.counts.no_day == 2 and sum(day.rows for day in found.days) == count - 2
     assert "2 rows have no `time`, so no day" in text_of(found)
@@ -295,18 +296,18 @@ def test_the_script_describes_and_its_suggestion_trains(tmp_path: Path) -> None:
     """In real processes: the sample logs, some steps of the suggested configuration, and --strict."""
     train, mine, html = (str(tmp_path / name) for name in ("train", "mine.toml", "report.html"))
     write_logs(SampleLogs(train_rows=1, test_rows=1), train, 20_000, "train")
-    [done] = run_script(1, "describe.py", train, "--suggest", mine, "--html", html, "--strict")
+    [done] = run_verb(1, "describe", train, "--suggest", mine, "--html", html, "--strict")
     assert done.code == 0, done.stderr
     assert "20,000 rows" in done.stdout and "A configuration to start from" in done.stdout and Path(html).exists()
     [trained] = run_script(
         1, "train.py", mine, "--set=train.max_steps=3", "--set=run.device=cpu", f"--set=run.dir={tmp_path / 'run'}"
     )
     assert trained.code == 0 and "3/3" in trained.stdout + trained.stderr, trained.stdout + trained.stderr
-    [again] = run_script(1, "describe.py", train, "--suggest", mine)
+    [again] = run_verb(1, "describe", train, "--suggest", mine)
     assert again.code == 64 and "does not exist yet" in again.stderr
     write_dataset(tmp_path / "bad", [pa.table({"click": [0, 1] * 50, "conversion": [0] * 100, "seen": [1, 0] * 50})])
-    [strict], [plain] = (run_script(1, "describe.py", str(tmp_path / "bad"), *o) for o in (["--strict"], []))
+    [strict], [plain] = (run_verb(1, "describe", str(tmp_path / "bad"), *o) for o in (["--strict"], []))
     print(strict.stderr.strip().splitlines()[-1])
     assert (strict.code, plain.code) == (65, 0) and "✗ `seen` tells `click`" in plain.stdout
-    [absent] = run_script(1, "describe.py", str(tmp_path / "nowhere"))
+    [absent] = run_verb(1, "describe", str(tmp_path / "nowhere"))
     assert absent.code == 65 and "Traceback" not in absent.stderr and "no such" in absent.stderr

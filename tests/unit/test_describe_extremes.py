@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 
 from dist_mtl.data.files.writer import write_dataset
-from dist_mtl.describe.description import Wish, describe
-from dist_mtl.describe.findings import findings
-from tests import samples
+from dist_mtl.tools.describe.description import Wish, describe
+from dist_mtl.tools.describe.findings import findings
+from tests.support import samples
 
 ROWS = 2_000
 

@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from dist_mtl.data.distinct import KEPT, Distinct, hashes_of, list_hashes
+from dist_mtl.data.cardinality import KEPT, Distinct, hashes_of, list_hashes
 from dist_mtl.data.hashing import random_bits
-from dist_mtl.describe import duplicates, leaks
-from dist_mtl.describe.bins import Bins
-from dist_mtl.describe.drift import stability, tells_the_day
-from dist_mtl.describe.duplicates import Duplicates
-from dist_mtl.describe.outcomes import LabelCounts, Outcomes, classify
-from dist_mtl.describe.tables import expected_sharing
-from dist_mtl.describe.values import Values
+from dist_mtl.tools.describe import duplicates, leaks
+from dist_mtl.tools.describe.bins import Bins
+from dist_mtl.tools.describe.drift import stability, tells_the_day
+from dist_mtl.tools.describe.duplicates import Duplicates
+from dist_mtl.tools.describe.label_rates import Values
+from dist_mtl.tools.describe.labels import LabelCounts, Outcomes, classify
+from dist_mtl.tools.describe.table_usage import expected_sharing
 
 SEEDS = st.integers(0, 2**32 - 1)
 

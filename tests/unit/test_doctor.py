@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dist_mtl.doctor import render
-from dist_mtl.doctor.diagnosis import Problem, diagnose, has_error
-from dist_mtl.doctor.findings import PROBE_MARK, Driver, Findings, Gpu, Torch, read_driver, read_probe
+from dist_mtl.tools.doctor import render
+from dist_mtl.tools.doctor.diagnosis import Problem, diagnose, has_error
+from dist_mtl.tools.doctor.findings import PROBE_MARK, Driver, Findings, Gpu, Torch, read_driver, read_probe
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = {"numpy": "2.4.6", "pyarrow": "26.0.1", "pydantic": "2.14.3", "rich": "15.0.0"}
@@ -326,7 +326,7 @@ def test_a_crash_on_import_is_survived(tmp_path: Path) -> None:
 
 
 def test_the_doctor_itself_imports_no_torch() -> None:
-    code = "import sys, dist_mtl.doctor, dist_mtl.__main__; sys.exit('torch' in sys.modules)"
+    code = "import sys, dist_mtl.tools.doctor, dist_mtl.__main__; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
 
 
@@ -335,7 +335,7 @@ def test_the_doctor_itself_imports_no_torch() -> None:
 )
 def test_the_name_that_torchrun_gives_its_ranks_is_looked_up(name: str, lost: str | None) -> None:
     """By torchrun's own variable, so that no name of this machine has to change."""
-    code = "from dist_mtl.doctor import findings; print(repr(findings._lost_hostname()))"
+    code = "from dist_mtl.tools.doctor import findings; print(repr(findings._lost_hostname()))"
     env = os.environ | {"PYTHONPATH": str(ROOT), "PET_LOCAL_ADDR": name}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == repr(lost), done.stderr

@@ -10,16 +10,16 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
+from dist_mtl.cli.convert import list_folder
 from dist_mtl.config import SampleLogs
 from dist_mtl.data.files import manifest
-from dist_mtl.data.files.listing import list_folder
 from dist_mtl.data.files.writer import Files
-from dist_mtl.data.sample.bulk import Order, make_logs
-from dist_mtl.data.sample.synthetic import write_sample
+from dist_mtl.data.synthetic.bulk import Order, make_logs
+from dist_mtl.data.synthetic.logs import write_sample
 from dist_mtl.errors import ConfigError, DataError
-from dist_mtl.predict import ABOUT as PREDICTIONS
-from dist_mtl.predict import Predictions, _publish, read_about
-from tests import samples
+from dist_mtl.scoring.predict import ABOUT as PREDICTIONS
+from dist_mtl.scoring.predict import Predictions, _publish, read_about
+from tests.support import samples
 
 SPEC = SampleLogs(train_rows=600, test_rows=300)
 DAILY = SPEC.model_copy(update={"rows_per_day": 200})

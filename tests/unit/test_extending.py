@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import ROOT
+from tests.support.harness import ROOT
 
 PAGE = (ROOT / "docs" / "extending.md").read_text()
 DIFFS = re.findall(r"```diff\n(.*?)```", PAGE, flags=re.DOTALL)
@@ -17,7 +17,7 @@ MOST_FILES, MOST_PLACES = 3, 5
 USE = """
 import sys
 import dist_mtl as dm
-from tests import samples
+from tests.support import samples
 samples.write_logs("train", 320)
 run = dm.train(dm.load_config(samples.tree("."), {
     "model.backbone": {"kind": "gated", "width": 16},

@@ -12,8 +12,8 @@ from dist_mtl.config import Config
 from dist_mtl.config.file import parse
 from dist_mtl.data.batch import collate
 from dist_mtl.data.features.encode import Encoder, Rows
+from dist_mtl.data.features.group_keys import keys_of
 from dist_mtl.data.features.ids import NO_ID, cross
-from dist_mtl.data.features.keys import keys_of
 from dist_mtl.data.hashing import hash_ids, key
 from dist_mtl.errors import ConfigError, DataError
 from dist_mtl.model.mtl import MultiTaskModel

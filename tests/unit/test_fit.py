@@ -14,12 +14,12 @@ from dist_mtl.config import BucketFeature, Config, DenseFeature
 from dist_mtl.config.file import parse
 from dist_mtl.data.features.encode import Encoder
 from dist_mtl.data.features.fit import find, inherited, merged, sketch, unfitted, with_found
-from dist_mtl.data.features.sketch import Sketch
+from dist_mtl.data.features.quantile_sketch import Sketch
 from dist_mtl.data.files.writer import write_dataset
 from dist_mtl.data.loader import Dataset
 from dist_mtl.data.order import partitioned
 from dist_mtl.errors import DataError, InternalError
-from tests import samples
+from tests.support import samples
 
 ASKING = (
     "features.age={kind='bucket', quantiles=6, dim=8}",

@@ -9,16 +9,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dist_mtl.config.place import Place, normal, overlap, with_ranges
+from dist_mtl.cli.convert import list_folder
+from dist_mtl.config.dataset_uri import Place, normal, overlap, with_ranges
 from dist_mtl.data.files import manifest
 from dist_mtl.data.files.folder import Folder
-from dist_mtl.data.files.listing import list_folder
 from dist_mtl.data.files.reader import blocks_of
 from dist_mtl.data.files.writer import write_dataset
 from dist_mtl.data.loader import Dataset
 from dist_mtl.data.order import Span
 from dist_mtl.errors import ConfigError, DamageError, DataError
-from tests import samples
+from tests.support import samples
 
 fsspec = pytest.importorskip("fsspec", reason="fsspec is optional; without it only pyarrow's filesystems are known")
 NAME = "part-00001.parquet"
@@ -73,7 +73,7 @@ def test_a_manifest_is_made_in_place(remote: str) -> None:
     memory = fsspec.filesystem("memory")
     before = manifest.read(remote)
     memory.rm("memory://bucket/train/_manifest.json")
-    with pytest.raises(DataError, match="make one with `python launch/convert.py manifest memory://bucket/train`"):
+    with pytest.raises(DataError, match="make one with `dist-mtl convert manifest memory://bucket/train`"):
         manifest.read(remote)
     listed, _ = list_folder(remote)
     assert listed == before == manifest.read(remote)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from dist_mtl.compare.joint import Joint
 from dist_mtl.data.funnel import broken, spaces
-from dist_mtl.scoring import read
-from tests import samples
+from dist_mtl.scoring.score import read
+from dist_mtl.tools.compare.aligned_predictions import Joint
+from tests.support import samples
 
 LABELS = ("click", "cart", "bought", "returned")
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from dist_mtl.config import RunConfig
+from dist_mtl.config.training import RunConfig
 from dist_mtl.errors import DataError, InternalError, NonFiniteError
 from dist_mtl.metrics.exchange import GroupedScores
 from dist_mtl.metrics.grouped import (
@@ -30,7 +30,7 @@ from dist_mtl.metrics.grouped import (
 )
 from dist_mtl.parallel.runtime import Runtime
 from dist_mtl.parallel.world import World
-from tests.group_workers import Table, difference, plain, score
+from tests.support.group_workers import Table, difference, plain, score
 
 KS = (1, 3, 5, 10)
 ALONE = Runtime(World.from_env(), torch.device("cpu"), None, RunConfig(dir="unused"))

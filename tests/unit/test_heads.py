@@ -13,10 +13,10 @@ from dist_mtl.data.batch import Batch, collate
 from dist_mtl.data.features.encode import Encoder
 from dist_mtl.errors import ConfigError
 from dist_mtl.model.calibrator import calibrator
+from dist_mtl.model.heads import funnel
 from dist_mtl.model.loss import TaskObjective
 from dist_mtl.model.mtl import MultiTaskModel, Outputs
-from dist_mtl.model.tower import funnel
-from tests import samples
+from tests.support import samples
 
 KINDS = ("single_task", "shared_bottom", "omoe", "mmoe", "ple", "aitm")
 LABELS = {1: ("click",), 2: ("click", "conversion"), 4: ("view", "click", "cart", "purchase")}

@@ -9,7 +9,7 @@ import pytest
 FAULTS = """
 import resource, sys
 import numpy as np
-from dist_mtl.parallel.heap import keep_freed_memory
+from dist_mtl.parallel.malloc import keep_freed_memory
 kept = keep_freed_memory()
 def take():
     for size in (1 << 21, 1 << 24):  # 2 and 16 MB

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-
 from dist_mtl.hints import FEWEST_STEPS, few_steps, plural
-from dist_mtl.report.headline import findings, story
-from dist_mtl.report.history import read
-from tests.report_run import full_run, write
+
+from dist_mtl.tools.report.event_log import read
+from dist_mtl.tools.report.headline import findings, story
+from tests.support.report_run import full_run, write
 
 
 @pytest.mark.parametrize(

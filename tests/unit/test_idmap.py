@@ -9,10 +9,10 @@ import pytest
 from dist_mtl.config import DynamicRows, TableConfig
 from dist_mtl.config.file import parse
 from dist_mtl.data.features.idmap import TALLY, TOP, IdMap, num_segments, num_shared
-from dist_mtl.data.features.places import WAYS
+from dist_mtl.data.features.key_store import WAYS
 from dist_mtl.data.hashing import hash_keys
 from dist_mtl.errors import ConfigError
-from tests import samples
+from tests.support import samples
 
 
 def tables(**rules: Any) -> dict[str, TableConfig]:

@@ -46,7 +46,7 @@ def test_the_two_locks_differ_in_fbgemm_alone() -> None:
 
 
 def test_the_lock_is_the_newest_triple_of_the_doctor() -> None:
-    from dist_mtl.doctor.diagnosis import TRIPLES
+    from dist_mtl.tools.doctor.diagnosis import TRIPLES
 
     cpu = pins(CPU)
     versions = (cpu["torch"], cpu["torchrec"], cpu["fbgemm-gpu-cpu"])

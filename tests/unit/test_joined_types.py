@@ -21,9 +21,9 @@ from dist_mtl.data.files.in_type import in_type
 from dist_mtl.data.files.joined_type import joined_type
 from dist_mtl.data.loader import Dataset
 from dist_mtl.data.marks import labels_of, marked
-from dist_mtl.describe.description import Wish, describe
-from dist_mtl.describe.findings import findings
 from dist_mtl.errors import DataError
+from dist_mtl.tools.describe.description import Wish, describe
+from dist_mtl.tools.describe.findings import findings
 
 ROWS = 6
 

@@ -17,7 +17,7 @@ from torchx.specs.file_linter import validate
 from torchx.specs.finder import get_components
 
 from dist_mtl import torchx_components
-from tests.outlooks import no_plans
+from tests.support.outlooks import no_plans
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -188,7 +188,7 @@ def test_without_a_plan_a_node_is_what_torchx_says() -> None:
 
 @pytest.mark.parametrize("j", ["1x8", "2x4", "4x4", "1x16", "16", "2:4x8"])
 def test_a_plan_of_another_world_is_refused_with_the_command_that_makes_one(tmp_path: Path, j: str) -> None:
-    with pytest.raises(ValueError, match=r"is for -j 2x8, not .*launch/plan.py CONFIG --nodes \d+ --gpus \d+ --json"):
+    with pytest.raises(ValueError, match=r"is for -j 2x8, not .*dist-mtl plan CONFIG --nodes \d+ --gpus \d+ --json"):
         build(f"-j {j} --plan {plan_file(tmp_path)} launch/train.py")
 
 
@@ -206,7 +206,7 @@ def test_what_is_no_plan_is_refused(tmp_path: Path) -> None:
         )),
     ):  # fmt: skip
         plan.write_text(text, encoding="latin-1")
-        with pytest.raises(ValueError, match="no plan of launch/plan.py"):
+        with pytest.raises(ValueError, match="no plan of dist-mtl plan"):
             build(f"-j 2x8 --plan {plan} launch/train.py")
     with pytest.raises(ValueError, match="No such file or directory; name a file"):
         build(f"-j 2x8 --plan {tmp_path}/none.json launch/train.py")
@@ -214,7 +214,7 @@ def test_what_is_no_plan_is_refused(tmp_path: Path) -> None:
 
 def test_only_a_file_of_a_plans_size_is_read(tmp_path: Path) -> None:
     for path, words in no_plans(tmp_path):
-        with pytest.raises(ValueError, match=f"no plan of launch/plan.py .*{words}"):
+        with pytest.raises(ValueError, match=f"no plan of dist-mtl plan .*{words}"):
             build(f"-j 2x8 --plan {path} launch/train.py")
 
 

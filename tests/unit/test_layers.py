@@ -11,7 +11,7 @@ from dist_mtl.config import CrossInteraction, DotInteraction, NoInteraction
 from dist_mtl.model.layers import MLP, Cross, Dot, Noise, ParallelMLP, dropout
 from dist_mtl.model.mtl import Interaction, MultiTaskModel
 from dist_mtl.model.tower import Tower
-from tests import samples
+from tests.support import samples
 
 
 @pytest.fixture(autouse=True)

@@ -12,17 +12,17 @@ import pyarrow as pa
 import pytest
 import torch
 
-from dist_mtl.bench.report import entries_of
-from dist_mtl.cli import Parser, count
+from benchmarks.speed.report import entries_of
+from dist_mtl.cli.arguments import Parser, count
 from dist_mtl.config.file import MAX_BYTES, parse, read_toml
 from dist_mtl.config.table_rules import TAKEN
 from dist_mtl.data.features.encode import Encoder
 from dist_mtl.data.features.ids import NO_ID
 from dist_mtl.data.files.writer import write_dataset
-from dist_mtl.describe.description import Wish, describe
-from dist_mtl.describe.suggestion import suggestion
 from dist_mtl.errors import ConfigError, DataError
-from tests import samples
+from dist_mtl.tools.describe.description import Wish, describe
+from dist_mtl.tools.describe.suggested_config import suggestion
+from tests.support import samples
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,8 +35,10 @@ def refused(action: Callable[..., Any], *arguments: Any) -> str:
 
 
 def script(*arguments: object) -> tuple[int, str]:
-    """Exit code and stderr of a script of launch/."""
-    command = [sys.executable, *map(str, arguments)]
+    """Exit code and stderr of a command, as the docs write it."""
+    words = {"dist-mtl": ["-m", "dist_mtl"], "python": []}
+    first, *rest = map(str, arguments)
+    command = [sys.executable, *words.get(first, [first]), *rest]
     ended = subprocess.run(
         command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120
     )
@@ -189,22 +191,22 @@ def test_a_count_is_a_whole_number(text: str) -> None:
     ("arguments", "says"),
     [
         ("launch/train.py --epochs=3", "unrecognized arguments: --epochs=3"),
-        ("launch/evaluate.py", "required: run"),
-        ("launch/bench.py --steps 0", "--steps"),
-        ("launch/convert.py", "required: source"),
-        ("launch/convert.py csv a.csv out --click c", "the other label with --conversion"),
-        ("launch/convert.py csv a.csv out --click c --conversion v --test-share 3", "between 0 and 1"),
-        ("launch/convert.py csv a.csv out --click c --conversion v --split-by u --test-share 3", "between 0 and 1"),
-        ("launch/convert.py csv a.csv out --click c --conversion v --split-by u --test-share 1", "between 0 and 1"),
-        ("launch/convert.py movielens src out --kept 0", "above 0 and at most 1"),
-        ("launch/convert.py movielens src out --kept nan", "above 0 and at most 1"),
-        ("launch/synthesize.py OUT --rows inf", "--rows"),
-        ("launch/synthesize.py OUT --kind benchmark --ctr 2", "--ctr 2.0: Input should be less than 1"),
-        ("launch/synthesize.py OUT --kind benchmark --ids 0", "--ids 0: "),
-        ("launch/synthesize.py OUT --kind benchmark --users 9", "--users belongs to --kind shop"),
-        ("launch/synthesize.py OUT --dense 9", "--dense belongs to --kind benchmark"),
-        ("launch/synthesize.py OUT --users 9e9", "--users 9000000000: "),
-        ("launch/synthesize.py OUT --seed 100000000000000000000", "--seed 100000000000000000000: "),
+        ("dist-mtl evaluate", "required: run"),
+        ("python -m benchmarks.speed --steps 0", "--steps"),
+        ("dist-mtl convert", "required: source"),
+        ("dist-mtl convert csv a.csv out --click c", "the other label with --conversion"),
+        ("dist-mtl convert csv a.csv out --click c --conversion v --test-share 3", "between 0 and 1"),
+        ("dist-mtl convert csv a.csv out --click c --conversion v --split-by u --test-share 3", "between 0 and 1"),
+        ("dist-mtl convert csv a.csv out --click c --conversion v --split-by u --test-share 1", "between 0 and 1"),
+        ("dist-mtl convert movielens src out --kept 0", "above 0 and at most 1"),
+        ("dist-mtl convert movielens src out --kept nan", "above 0 and at most 1"),
+        ("dist-mtl synthesize OUT --rows inf", "--rows"),
+        ("dist-mtl synthesize OUT --kind benchmark --ctr 2", "--ctr 2.0: Input should be less than 1"),
+        ("dist-mtl synthesize OUT --kind benchmark --ids 0", "--ids 0: "),
+        ("dist-mtl synthesize OUT --kind benchmark --users 9", "--users belongs to --kind shop"),
+        ("dist-mtl synthesize OUT --dense 9", "--dense belongs to --kind benchmark"),
+        ("dist-mtl synthesize OUT --users 9e9", "--users 9000000000: "),
+        ("dist-mtl synthesize OUT --seed 100000000000000000000", "--seed 100000000000000000000: "),
     ],
 )
 def test_a_wrong_command_line_is_a_configuration_error(arguments: str, says: str) -> None:

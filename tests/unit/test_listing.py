@@ -10,14 +10,14 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from dist_mtl.config.place import Place, with_ranges
+from dist_mtl.cli.convert import list_folder
+from dist_mtl.config.dataset_uri import Place, with_ranges
 from dist_mtl.data.files import manifest
-from dist_mtl.data.files.listing import list_folder
 from dist_mtl.data.files.reader import blocks_of
 from dist_mtl.data.files.writer import write_dataset
 from dist_mtl.data.order import Span
 from dist_mtl.errors import DataError
-from tests import footers, samples
+from tests.support import footers, samples
 
 fsspec = pytest.importorskip("fsspec", reason="fsspec is optional; without it only pyarrow's filesystems are known")
 TABLE = pa.table({"a": [1, 2, 3]})

@@ -14,7 +14,7 @@ from dist_mtl.data.loader import Dataset
 from dist_mtl.data.order import EMPTY, Span
 from dist_mtl.data.prefetch import prefetch
 from dist_mtl.errors import DataError
-from tests import samples
+from tests.support import samples
 
 ROWS = 1_000
 

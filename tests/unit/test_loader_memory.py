@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dist_mtl.bench.reading import resident
+from benchmarks.speed.reading import resident
 from dist_mtl.config.file import parse
 from dist_mtl.data.files.writer import write_dataset
 from dist_mtl.data.loader import Dataset

@@ -11,11 +11,11 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from dist_mtl.config import ModelConfig
 from dist_mtl.data.batch import Batch
+from dist_mtl.model.heads import funnel, log1mexp, logit_of
 from dist_mtl.model.loss import Objective, TaskObjective
 from dist_mtl.model.mtl import Outputs
 from dist_mtl.model.ranks import OneRank
-from dist_mtl.model.tower import funnel, log1mexp, logit_of
-from tests import samples
+from tests.support import samples
 
 HEADS = ("ctcvr", "esmm", "clicked")
 

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dist_mtl.cli.convert import list_folder
 from dist_mtl.data.files import manifest
-from dist_mtl.data.files.listing import list_folder
 from dist_mtl.errors import DataError
-from tests import samples
+from tests.support import samples
 
 
 @pytest.fixture
@@ -149,9 +149,9 @@ def test_bytes_that_are_no_manifest(folder: Path, content: bytes) -> None:
 
 
 def test_no_manifest_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="launch/convert.py manifest"):
+    with pytest.raises(DataError, match="dist-mtl convert manifest"):
         manifest.read(tmp_path)
-    with pytest.raises(DataError, match="launch/convert.py manifest"):
+    with pytest.raises(DataError, match="dist-mtl convert manifest"):
         manifest.read(tmp_path / "nowhere")
 
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dist_mtl.data.mixing import NEAR, advice, full_shuffle, mixing
 from dist_mtl.data.order import Order, partitioned
+from dist_mtl.data.shuffle_quality import NEAR, advice, full_shuffle, mixing
 
 
 def test_it_counts_what_a_plain_loop_counts() -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dist_mtl.config import RunConfig
+from dist_mtl.config.training import RunConfig
 from dist_mtl.errors import ConfigError
-from dist_mtl.observe import STREAM, Observer
-from tests.report_run import step_event
+from dist_mtl.observability.events import STREAM, Observer
+from tests.support.report_run import step_event
 
 
 @contextmanager

@@ -17,12 +17,12 @@ from dist_mtl.data import order
 from dist_mtl.errors import CheckpointError, ConfigError
 from dist_mtl.model.layers import Noise
 from dist_mtl.model.mtl import MultiTaskModel
-from dist_mtl.parallel.able import check_compiler, check_device
-from dist_mtl.parallel.written_plan import file_of_plan
-from dist_mtl.planning.outlook import fabric_of, outlook
-from dist_mtl.planning.profile import Cluster, load_profile
-from tests import samples
-from tests.outlooks import no_plans
+from dist_mtl.parallel.capabilities import check_compiler, check_device
+from dist_mtl.parallel.plan_io import file_of_plan
+from dist_mtl.tools.planning.device import Cluster, load_profile
+from dist_mtl.tools.planning.estimate import fabric_of, outlook
+from tests.support import samples
+from tests.support.outlooks import no_plans
 
 DYNAMIC = ("features.user.policy='dynamic'", "tables.user={rows=200, dim=16, dynamic={}}")
 CACHED = ("tables.user.kernel='uvm_caching'",)

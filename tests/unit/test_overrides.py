@@ -4,7 +4,7 @@ import pytest
 
 from dist_mtl.config.file import parse
 from dist_mtl.errors import ConfigError
-from tests import samples
+from tests.support import samples
 
 
 def tree(name: str) -> dict:

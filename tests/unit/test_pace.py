@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from dist_mtl.metrics.mean import Mean
-from tests import samples
-from tests.harness import Cluster, events
-from tests.workers import train
+from tests.support import samples
+from tests.support.harness import Cluster, events
+from tests.support.workers import train
 
 
 def test_a_mean_weighs_steps_by_their_rows_and_begins_anew() -> None:

@@ -15,7 +15,7 @@ from dist_mtl.data.hashing import hash_ids, hash_strings, key
 from dist_mtl.data.loader import Dataset
 from dist_mtl.data.order import Span
 from dist_mtl.errors import ConfigError, DataError
-from tests import samples
+from tests.support import samples
 
 DAYS = [f"2024-01-{day:02d}" for day in (1, 2, 3, 9, 10)]
 ROWS = 40  # of a file; day d has two files, of hours 2 and 10

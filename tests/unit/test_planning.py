@@ -14,15 +14,16 @@ from dist_mtl.config.file import parse
 from dist_mtl.config.sharding import SHARDINGS, Sharding
 from dist_mtl.errors import ConfigError
 from dist_mtl.parallel import plan
+from dist_mtl.parallel.optimizer_bytes import DENSE_BYTES
 from dist_mtl.parallel.plan import CACHING, Fabric
-from dist_mtl.planning.differences import differences, side_of
-from dist_mtl.planning.memory import DENSE_BYTES, memory_of
-from dist_mtl.planning.outlook import outlook
-from dist_mtl.planning.plan_json import read_plan, write_plan
-from dist_mtl.planning.profile import GB, known, load_profile
-from dist_mtl.planning.spread import spread
-from dist_mtl.planning.time import seconds_of, step_of
-from tests.outlooks import LARGE, amounts, cluster, config
+from dist_mtl.tools.planning.device import GB, known, load_profile
+from dist_mtl.tools.planning.diff import differences, side_of
+from dist_mtl.tools.planning.estimate import outlook
+from dist_mtl.tools.planning.even_plan import spread
+from dist_mtl.tools.planning.memory import memory_of
+from dist_mtl.tools.planning.plan_json import read_plan, write_plan
+from dist_mtl.tools.planning.roofline import seconds_of, step_of
+from tests.support.outlooks import LARGE, amounts, cluster, config
 
 
 @pytest.mark.parametrize("name", known())

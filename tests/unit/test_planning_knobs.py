@@ -5,11 +5,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from dist_mtl.planning.knobs import HARM, each, nearest, overrides_of, turned
-from dist_mtl.planning.outlook import outlook
-from dist_mtl.planning.plan_json import write_plan
-from dist_mtl.planning.told import show_knobs
-from tests.outlooks import LARGE, cluster, config
+from dist_mtl.tools.planning.estimate import outlook
+from dist_mtl.tools.planning.plan_json import write_plan
+from dist_mtl.tools.planning.terminal import show_knobs
+from dist_mtl.tools.planning.what_if import HARM, each, nearest, overrides_of, turned
+from tests.support.outlooks import LARGE, cluster, config
 
 
 def test_figures_of_knobs_are_true() -> None:

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from dist_mtl.planning.outlook import outlook
-from dist_mtl.planning.profile import GB
-from dist_mtl.planning.time import Links, lookups_of
-from tests.outlooks import cluster, config, hidden, seconds
+from dist_mtl.tools.planning.device import GB
+from dist_mtl.tools.planning.estimate import outlook
+from dist_mtl.tools.planning.roofline import Links, lookups_of
+from tests.support.outlooks import cluster, config, hidden, seconds
 
 IDS, LOOKUP, OUT, DENSE, BACK, REDUCE = (
     "input distribution",

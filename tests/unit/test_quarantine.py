@@ -14,7 +14,7 @@ from dist_mtl.data.files.quarantine import Lost, check_budget, merged, salvage, 
 from dist_mtl.data.loader import Dataset
 from dist_mtl.data.order import EMPTY, Segment, Span
 from dist_mtl.errors import DamageError, DataError
-from tests import samples
+from tests.support import samples
 
 ROWS, GROUP = 1_000, 50
 SECOND = "part-00001.parquet"

@@ -12,7 +12,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from dist_mtl.config import ModelConfig, PWiseR
 from dist_mtl.data.batch import Batch
 from dist_mtl.model.mtl import Outputs
-from dist_mtl.model.ranking import PairwiseLoss, hinge
+from dist_mtl.model.pairwise import PairwiseLoss, hinge
 from dist_mtl.model.ranks import OneRank
 
 MARGINS = (0.05, 0.1)

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from dist_mtl.report import page
-from tests.report_run import full_run, hostile_run, write
+from dist_mtl.tools.report import page
+from tests.support.report_run import full_run, hostile_run, write
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = (

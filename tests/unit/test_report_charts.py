@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dist_mtl.report import axes, charts, page, series, words
-from tests.report_run import TASKS, diagnosis, evaluation, start_event, step_event, write
+from dist_mtl.tools.report import axes, charts, number_format, page, series
+from tests.support.report_run import TASKS, diagnosis, evaluation, start_event, step_event, write
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -78,17 +78,26 @@ def test_ticks_of_a_logarithmic_axis(low: float, high: float) -> None:
 
 
 def test_numbers_in_words() -> None:
-    space = words.NBSP
-    assert [words.duration(s) for s in (0.12, 31.84, 252, 11_100, 187_000, 3600)] == [
+    space = number_format.NBSP
+    assert [number_format.duration(s) for s in (0.12, 31.84, 252, 11_100, 187_000, 3600)] == [
         f"120{space}ms", f"31.8{space}s", f"4{space}min 12{space}s",
         f"3{space}h 5{space}min", f"2{space}d 3{space}h", f"1{space}h",
     ]  # fmt: skip
-    assert [words.size(b) for b in (640, 1_631_040, 1.35e9)] == [f"640{space}B", f"1.63{space}MB", f"1.35{space}GB"]
-    assert [words.significant(x) for x in (0.00051234, 12.345, 4120.4, -0.02, 0, None, 1e-9)] == [
+    assert [number_format.size(b) for b in (640, 1_631_040, 1.35e9)] == [
+        f"640{space}B",
+        f"1.63{space}MB",
+        f"1.35{space}GB",
+    ]
+    assert [number_format.significant(x) for x in (0.00051234, 12.345, 4120.4, -0.02, 0, None, 1e-9)] == [
         "0.000512", "12.3", "4,120", "−0.0200", "0", "–", "1.00·10⁻⁹",
     ]  # fmt: skip
-    assert words.ranges([0, 1, 2, 3, 6]) == "0–3, 6" and words.listing(list("abcde")) == "a, b, c and 2 more"
-    assert words.moment(1e30) == words.MISSING and words.fixed(math.nan) == words.MISSING
+    assert (
+        number_format.ranges([0, 1, 2, 3, 6]) == "0–3, 6"
+        and number_format.listing(list("abcde")) == "a, b, c and 2 more"
+    )
+    assert (
+        number_format.moment(1e30) == number_format.MISSING and number_format.fixed(math.nan) == number_format.MISSING
+    )
 
 
 def test_the_interval_of_a_share() -> None:
@@ -100,7 +109,7 @@ def test_the_interval_of_a_share() -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------- colours
-CSS = (ROOT / "dist_mtl/report/style.css").read_text(encoding="utf-8")
+CSS = (ROOT / "dist_mtl/tools/report/style.css").read_text(encoding="utf-8")
 # Machado, Oliveira and Fernandes 2009, full severity, over linear RGB.
 SIGHT = {
     "all cones": np.eye(3),

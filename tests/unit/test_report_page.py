@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from dist_mtl.report import history, words
-from dist_mtl.report.headline import bias_of
-from dist_mtl.report.records import TaskMetrics
-from tests.report_run import Document, full_run, hostile_run, rendered, write
+from dist_mtl.tools.report import event_log, number_format
+from dist_mtl.tools.report.event_schema import TaskMetrics
+from dist_mtl.tools.report.headline import bias_of
+from tests.support.report_run import Document, full_run, hostile_run, rendered, write
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_names_from_data_are_words_and_nothing_else(tmp_path: Path) -> None:
 
 # --------------------------------------------------------------------------------------------------- what the page says
 def test_the_final_metrics_stand_on_the_page(full: Path) -> None:
-    run = history.read(str(full))
+    run = event_log.read(str(full))
     text = Document(rendered(full)).text
     assert run.final.final and run.final.step == 1464
     for task, m in run.final.tasks.items():
@@ -72,7 +72,7 @@ def test_the_final_metrics_stand_on_the_page(full: Path) -> None:
         ):
             assert figure in text, (task, figure)
     share = (run.final.tasks["ctcvr"].auc.value - 0.5) / (0.9261 - 0.5)
-    assert f"{100 * share:.1f}{words.NBSP}% of the way from chance" in rendered(full)
+    assert f"{100 * share:.1f}{number_format.NBSP}% of the way from chance" in rendered(full)
     print(f"CTCVR reached {share:.1%} of the ceiling")
 
 

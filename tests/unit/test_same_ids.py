@@ -12,8 +12,8 @@ from dist_mtl.data.column_class import RawColumn, class_of, columns_of, same_cla
 from dist_mtl.data.files import manifest
 from dist_mtl.data.files.writer import write_dataset
 from dist_mtl.data.loader import Dataset
-from dist_mtl.describe.description import Wish, describe
 from dist_mtl.errors import DataError
+from dist_mtl.tools.describe.description import Wish, describe
 
 ROWS = 12
 NUMBERS = np.arange(ROWS) % 5

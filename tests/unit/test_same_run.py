@@ -8,7 +8,7 @@ from dist_mtl.checkpoint.format import VERSION, Commit, check_same_run
 from dist_mtl.config import Config
 from dist_mtl.data import order
 from dist_mtl.errors import CheckpointError
-from tests import samples
+from tests.support import samples
 
 STREAM = ("data.stream.by='day'",)
 

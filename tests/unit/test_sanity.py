@@ -7,8 +7,9 @@ import pyarrow as pa
 import pytest
 import torch
 
-from dist_mtl.config import Config, RunConfig
+from dist_mtl.config import Config
 from dist_mtl.config.file import parse
+from dist_mtl.config.training import RunConfig
 from dist_mtl.data.features.encode import Encoder
 from dist_mtl.data.features.ids import NO_ID
 from dist_mtl.data.files.writer import write_dataset
@@ -16,8 +17,8 @@ from dist_mtl.data.loader import Dataset
 from dist_mtl.errors import DataError
 from dist_mtl.parallel.runtime import Runtime
 from dist_mtl.parallel.world import World
-from dist_mtl.sanity import FirstRows, Rows, decides, examine, far_off, separates
-from tests import samples
+from dist_mtl.training.leakage import FirstRows, Rows, decides, examine, far_off, separates
+from tests.support import samples
 
 ROWS = 1_000  # 15 full steps of 64, and a rest
 

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from dist_mtl.bench.memory import Memory
+from benchmarks.scaling.measure import Measured
+from benchmarks.scaling.page import write_page
+from benchmarks.scaling.points import Series, series_of
+from benchmarks.scaling.results import rows_of, split_of
+from benchmarks.scaling.scale_file import Scale, read_scale
+from benchmarks.speed.memory import Memory
 from dist_mtl.errors import ConfigError
-from dist_mtl.scale.measure import Measured
-from dist_mtl.scale.page import write_page
-from dist_mtl.scale.points import Series, series_of
-from dist_mtl.scale.results import rows_of, split_of
-from dist_mtl.scale.scale_file import Scale, read_scale
-from dist_mtl.study.found import Code
+from dist_mtl.tools.study.cell_results import Code
 
 FILE = """
 dir = "DIR"
@@ -119,7 +119,7 @@ def test_the_page_and_its_files(tmp_path: Path) -> None:
     weak, *_, tables = series_of(scale)
     found = measured(weak, [[1.0] * 3, [1.25] * 3, [2.0] * 3], [[4], [2, 2], [1] * 4])
     found += measured(tables, [[1.0] * 3, [1.3] * 3], [[1], [2]])
-    text = write_page(scale, found, "python launch/scale.py x.toml", Code("0.1.0", "abc", False))
+    text = write_page(scale, found, "python -m benchmarks.scaling x.toml", Code("0.1.0", "abc", False))
     assert "| 2 | 1,000 | 128 | 1250.0 | 102 | 0.80 | 0.80 to 0.80 |" in text and "commit abc" in text
     folder = Path(scale.dir)
     assert (folder / "scale.md").read_text() == text + "\n"

@@ -1,7 +1,7 @@
 """The best commit and the end of a run, from the scores of its evaluations."""
 
-from dist_mtl.config import SelectConfig
-from dist_mtl.selection import Selection
+from dist_mtl.checkpoint.train_state import Selection
+from dist_mtl.config.training import SelectConfig
 
 
 def walk(scores: list[float], **spec: object) -> list[Selection]:

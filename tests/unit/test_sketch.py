@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dist_mtl.data.features import sketch as module
-from dist_mtl.data.features.sketch import MOST_CELLS, Sketch
+from dist_mtl.data.features import quantile_sketch as module
+from dist_mtl.data.features.quantile_sketch import MOST_CELLS, Sketch
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 

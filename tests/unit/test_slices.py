@@ -7,15 +7,15 @@ import pyarrow as pa
 import pytest
 import torch
 
-from dist_mtl.config import RunConfig
 from dist_mtl.config.file import parse
-from dist_mtl.data.features.keys import keys_of
+from dist_mtl.config.training import RunConfig
+from dist_mtl.data.features.group_keys import keys_of
 from dist_mtl.data.files.writer import write_dataset
 from dist_mtl.errors import DataError
-from dist_mtl.evaluate import open_test
 from dist_mtl.metrics.slices import Slicing
 from dist_mtl.parallel.runtime import Runtime
 from dist_mtl.parallel.world import World
+from dist_mtl.scoring.evaluate import open_test
 
 
 def slicing(folder: Path, values: pa.Array, feature: dict | None = None, most: int = 50) -> Slicing:

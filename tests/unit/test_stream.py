@@ -16,7 +16,7 @@ from dist_mtl.data.loader import Dataset
 from dist_mtl.data.order import Order
 from dist_mtl.data.stream import files_of, streamed
 from dist_mtl.errors import CheckpointError, DataError
-from tests import samples
+from tests.support import samples
 
 BY_DAY = StreamConfig(by="day")
 

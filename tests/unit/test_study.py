@@ -14,15 +14,15 @@ from scipy import stats
 
 from dist_mtl.errors import ConfigError, DataError
 from dist_mtl.metrics.paired import holm
-from dist_mtl.report.blocks import Cell, Code, Column, Section, Table
-from dist_mtl.report.page import html
-from dist_mtl.study.markdown import markdown
-from dist_mtl.study.overrides import texts, toml
-from dist_mtl.study.paired import corrected, over_backbones, over_seeds
-from dist_mtl.study.plan import Plan, open_study
-from dist_mtl.study.run import best_of
-from dist_mtl.study.study_file import read_study
-from tests import samples
+from dist_mtl.tools.report.blocks import Cell, Code, Column, Section, Table
+from dist_mtl.tools.report.page import html
+from dist_mtl.tools.study.cells import Plan, open_study
+from dist_mtl.tools.study.markdown import markdown
+from dist_mtl.tools.study.overrides import texts, toml
+from dist_mtl.tools.study.run import best_of
+from dist_mtl.tools.study.seed_statistics import corrected, over_backbones, over_seeds
+from dist_mtl.tools.study.study_file import read_study
+from tests.support import samples
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -139,8 +139,8 @@ def test_cells_are_ordinary_runs_with_a_folder_each(write: Callable[..., str], t
         assert config.model.dropout == (0.1, 0.2)[cell.candidate - 1]
         assert config.model.task_weights == ((1.0, 2.0) if cell.method == "heavy" else None)
     assert [cell.seed for cell in final] == [1] * 4 + [2] * 4, "one seed is complete before the next begins"
-    told = final[0].command("launch/train.py", "base.toml")
-    assert told[:2] == ("launch/train.py", "base.toml") and all(text.startswith("--set=") for text in told[2:])
+    told = final[0].command("base.toml")
+    assert told[:4] == ("-m", "dist_mtl", "train", "base.toml") and all(text.startswith("--set=") for text in told[4:])
 
 
 def test_a_cell_is_another_one_if_its_settings_or_its_rows_change(write: Callable[..., str], tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_what_others_wrote_stays_text() -> None:
 def test_the_script_tells_an_error_before_torch_is_there(write: Callable[..., str]) -> None:
     path = write(("[methods.heavy]", '[methods.heavy]\n"model.towr" = [8]'))
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "launch/study.py", path],
+        [sys.executable, "-X", "importtime", "dist-mtl study", path],
         cwd=ROOT, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 64 and f"error: {path}: mmoe x heavy, candidate 1: model.towr is not a key" in done.stderr

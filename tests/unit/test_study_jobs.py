@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from dist_mtl.checkpoint import disk
+from dist_mtl.checkpoint import durable_io
 from dist_mtl.checkpoint.format import VERSION, Commit
-from dist_mtl.selection import Selection
-from dist_mtl.study.jobs import Job, run_jobs
-from dist_mtl.study.progress import Progress
-from dist_mtl.study.run import prune
+from dist_mtl.checkpoint.train_state import Selection
+from dist_mtl.tools.study.jobs import Job, run_jobs
+from dist_mtl.tools.study.progress import Progress
+from dist_mtl.tools.study.run import prune
 
 
 def job(folder: Path, name: str, code: str, lock: str | None = None) -> Job:
@@ -91,8 +91,8 @@ def test_pruning_keeps_what_the_run_is_judged_by(tmp_path: Path) -> None:
     for step in (10, 20, 30, 40):
         (folder := root / f"step-{step:010d}").mkdir(parents=True)
         commit = Commit(VERSION, step, 1, "digest", {}, {}, [], {}, selection=Selection(20, 0.7, 2))
-        stored = disk.write_text(folder / "commit.json", json.dumps(asdict(commit)))
-        disk.write_text(folder / disk.SUMS, disk.sums_text({"commit.json": stored.checksum}))
+        stored = durable_io.write_text(folder / "commit.json", json.dumps(asdict(commit)))
+        durable_io.write_text(folder / durable_io.SUMS, durable_io.sums_text({"commit.json": stored.checksum}))
     (root / ".staged-0000000050").mkdir()
     prune(tmp_path)
     assert sorted(path.name for path in root.iterdir()) == ["step-0000000020", "step-0000000040"]

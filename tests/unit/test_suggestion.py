@@ -11,9 +11,9 @@ import pytest
 from dist_mtl.config import Config
 from dist_mtl.config.file import parse
 from dist_mtl.data.files.writer import write_dataset
-from dist_mtl.describe.description import Wish, describe
-from dist_mtl.describe.suggestion import suggestion
 from dist_mtl.errors import DataError
+from dist_mtl.tools.describe.description import Wish, describe
+from dist_mtl.tools.describe.suggested_config import suggestion
 
 ROWS = 2_000
 DRAW = np.random.default_rng(4)

@@ -15,11 +15,10 @@ from sklearn.metrics import roc_auc_score
 
 from dist_mtl.config import SampleLogs
 from dist_mtl.config.file import load
-from dist_mtl.data import draws
 from dist_mtl.data.files import manifest
 from dist_mtl.data.hashing import random_bits
-from dist_mtl.data.sample import shop
-from dist_mtl.data.sample.synthetic import SHARD_ROWS, BenchmarkLogs, Ceiling, generate, write_logs, write_sample
+from dist_mtl.data.synthetic import draws, shop
+from dist_mtl.data.synthetic.logs import SHARD_ROWS, BenchmarkLogs, Ceiling, generate, write_logs, write_sample
 from dist_mtl.errors import ConfigError, DataError
 
 ROOT = Path(__file__).parents[2]
@@ -181,15 +180,15 @@ def test_write_sample_publishes_both_splits_with_their_ceiling(tmp_path: Path) -
 
 
 def test_write_sample_accepts_that_another_process_was_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dist_mtl.data.sample import synthetic
+    from dist_mtl.data.synthetic import logs
 
-    write = synthetic.write_dataset
+    write = logs.write_dataset
 
     def slower(folder: Path, *rest: object) -> manifest.Manifest:
         write(folder, generate(SPEC, 2_500, "train"), {})  # the other process, after our check
         return write(folder, *rest)
 
-    monkeypatch.setattr(synthetic, "write_dataset", slower)
+    monkeypatch.setattr(logs, "write_dataset", slower)
     write_sample(SPEC, tmp_path / "train", None)
     assert manifest.read(tmp_path / "train").num_rows == 2_500
     assert [p.name for p in tmp_path.iterdir()] == ["train"]
@@ -235,7 +234,7 @@ def test_draws_have_their_distributions() -> None:
 
 
 def test_the_script_writes_both_splits_and_prints_the_ceiling(tmp_path: Path) -> None:
-    command = [sys.executable, "launch/synthesize.py", tmp_path / "out", "--rows", "2e3", "--test-rows", "2000"]
+    command = [sys.executable, "-m", "dist_mtl", "synthesize", tmp_path / "out", "--rows", "2e3", "--test-rows", "2000"]
     command += ["--kind", "benchmark", "--ids", "3", "--dense", "2", "--rows-per-table", "100"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=ENVIRONMENT, timeout=60)
     assert done.returncode == 0, done.stderr

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from dist_mtl.errors import ConfigError
-from dist_mtl.tensorboard import FOLDER, TensorBoard, scalars
-from tests.report_run import diagnosis, evaluation, full_run, step_event
+from dist_mtl.observability.tensorboard import FOLDER, TensorBoard, scalars
+from tests.support.report_run import diagnosis, evaluation, full_run, step_event
 
 event_pb2 = pytest.importorskip("tensorboardX.proto.event_pb2", reason="the extra `tensorboard` is not installed")
 

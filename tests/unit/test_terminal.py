@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dist_mtl import cli
+from dist_mtl.cli import arguments
 from dist_mtl.terminal import console as rich_home
 from dist_mtl.terminal.console import Console, Table, Words, progress_bars, stacked, styled
 from dist_mtl.terminal.printable import printable
@@ -90,7 +90,7 @@ def test_a_terminal_without_a_width_is_wide_enough(columns: str, monkeypatch: py
 
 
 def test_a_name_ends_no_line_of_an_error(capsys: pytest.CaptureFixture[str]) -> None:
-    cli._tell("features.a\u2028b\x85c\x1cd: wrong\nmend it", None)
+    arguments._tell("features.a\u2028b\x85c\x1cd: wrong\nmend it", None)
     assert capsys.readouterr().err == "error: features.a\u2028b\x85c\x1cd: wrong\nerror: mend it\n"
 
 

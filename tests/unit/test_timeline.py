@@ -13,11 +13,10 @@ import pytest
 
 from dist_mtl.config import SampleLogs
 from dist_mtl.config.file import load
-from dist_mtl.data import draws
 from dist_mtl.data.hashing import random_bits
-from dist_mtl.data.sample import timeline
-from dist_mtl.data.sample.synthetic import SHARD_ROWS, SPEC, generate, write_sample
-from dist_mtl.data.sample.wide import BenchmarkLogs
+from dist_mtl.data.synthetic import draws, timeline
+from dist_mtl.data.synthetic.logs import SHARD_ROWS, SPEC, generate, write_sample
+from dist_mtl.data.synthetic.wide import BenchmarkLogs
 from dist_mtl.errors import DataError
 
 ROOT = Path(__file__).parents[2]
@@ -160,7 +159,7 @@ def test_options_that_need_another_are_refused(tmp_path: Path) -> None:
         (["--by-day"], "add --rows-per-day"),
         (["--new-ids-per-day", "2", "--rows-per-day", "10"], "--new-ids-per-day 2: "),
     ):
-        command = [sys.executable, "launch/synthesize.py", tmp_path / "out", *options]
+        command = [sys.executable, "-m", "dist_mtl", "synthesize", tmp_path / "out", *options]
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=60)
         print(done.stderr.strip())

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.harness import ROOT
-from tests.notebook import code_cells
+from tests.support.harness import ROOT
+from tests.support.notebook import code_cells
 
 TOUR = ROOT / "docs" / "tour.ipynb"
 MOST_BYTES = 100_000
@@ -23,7 +23,7 @@ def shown(notebook: dict[str, Any]) -> list[list[str]]:
 def test_the_tour_runs(tmp_path: Path) -> None:
     copy = tmp_path / TOUR.name
     copy.write_bytes(TOUR.read_bytes())
-    command = [sys.executable, "-m", "tests.notebook", str(copy)]
+    command = [sys.executable, "-m", "tests.support.notebook", str(copy)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert not done.returncode, done.stderr
     made, kept = json.loads(copy.read_text()), json.loads(TOUR.read_text())

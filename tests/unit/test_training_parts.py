@@ -17,8 +17,8 @@ from dist_mtl.model.loss import Objective
 from dist_mtl.model.mtl import MultiTaskModel
 from dist_mtl.model.ranks import OneRank
 from dist_mtl.model.relatedness import Probe, Teacher, training_parts
-from tests import samples
-from tests.funnel_rows import LABELS, rows
+from tests.support import samples
+from tests.support.funnel_rows import LABELS, rows
 
 
 @pytest.fixture(scope="module")

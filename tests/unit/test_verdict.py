@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from dist_mtl.checkpoint.format import Commit
-from dist_mtl.compare import verdict
-from dist_mtl.compare.differences import ABSENT, Change, differences, parameters
-from dist_mtl.compare.statistics import TaskDifference
 from dist_mtl.metrics.paired import Paired
-from tests import samples
+from dist_mtl.tools.compare import verdict
+from dist_mtl.tools.compare.config_diff import ABSENT, Change, differences, parameters
+from dist_mtl.tools.compare.statistics import TaskDifference
+from tests.support import samples
 
 
 def found(

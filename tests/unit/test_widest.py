@@ -7,9 +7,9 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocati
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import ComputeDevice, SplitTableBatchedEmbeddingBagsCodegen
 
 from dist_mtl.errors import ConfigError
-from dist_mtl.parallel.able import too_wide
-from dist_mtl.planning.outlook import outlook
-from tests.outlooks import cluster, config
+from dist_mtl.parallel.capabilities import too_wide
+from dist_mtl.tools.planning.estimate import outlook
+from tests.support.outlooks import cluster, config
 
 REFUSED = "tables.a.dim = 2,052: FBGEMM's CUDA kernels take at most 2,048 columns of a table on a rank, and the plan"
 

@@ -18,8 +18,8 @@ from dist_mtl.data.files.reader import OPEN_FILES, blocks_of
 from dist_mtl.data.files.writer import write_dataset
 from dist_mtl.data.order import Span
 from dist_mtl.errors import DataError
-from dist_mtl.predict import _staging
-from tests import samples
+from dist_mtl.scoring.predict import _staging
+from tests.support import samples
 
 
 def numbered(count: int, first: int = 0) -> pa.Table:

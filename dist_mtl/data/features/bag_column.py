@@ -11,7 +11,7 @@ from dist_mtl.data.features.bags import Bag, blocks, is_list, lists, offsets_of,
 from dist_mtl.data.features.column import BagColumn, Use
 from dist_mtl.data.features.ids import Lookup, ids_of, is_id, wanted
 from dist_mtl.data.features.numbers import is_number, numbers_of
-from dist_mtl.data.features.refusal import Where, refuse, refuse_value
+from dist_mtl.data.features.reject import Where, refuse, refuse_value
 from dist_mtl.data.features.singles import lookup_of
 
 BLOCK_IDS = 262_144  # encoded at once: what they take stays in the cache of a core

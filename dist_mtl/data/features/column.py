@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from dist_mtl.data.features.bags import Bag
-from dist_mtl.data.features.refusal import Where
+from dist_mtl.data.features.reject import Where
 
 Ids = tuple[np.ndarray, np.ndarray | None]  # int64, and which of them are missing; None: there is none
 Use = tuple[str, str, Callable[[pa.DataType], bool]]  # a column, what it must be in words, and the same as a test

@@ -11,7 +11,7 @@ from dist_mtl.config.extensions import Feature
 from dist_mtl.config.features import CustomFeature
 from dist_mtl.data.features.column import Column, DenseColumn, Ids, SingleColumn, Use
 from dist_mtl.data.features.ids import NO_ID
-from dist_mtl.data.features.refusal import Where, refuse
+from dist_mtl.data.features.reject import Where, refuse
 from dist_mtl.errors import DataError
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 from dist_mtl.config import DenseFeature
 from dist_mtl.data.features.column import DenseColumn, Use
 from dist_mtl.data.features.numbers import dense_of, is_number
-from dist_mtl.data.features.refusal import Where
+from dist_mtl.data.features.reject import Where
 from dist_mtl.data.features.singles import fitted
 
 

@@ -16,10 +16,9 @@ from dist_mtl.data.features.dense_column import NumberColumn
 from dist_mtl.data.features.ids import NO_ID
 from dist_mtl.data.features.labels import labels_of, weights_of
 from dist_mtl.data.features.numbers import is_number
-from dist_mtl.data.features.refusal import Where
+from dist_mtl.data.features.reject import Where
 from dist_mtl.data.features.singles import BucketColumn, CrossColumn, IdColumn
-from dist_mtl.errors import DataError
-from dist_mtl.hints import nearest
+from dist_mtl.errors import DataError, nearest
 
 BLOCK_ROWS = 8_192  # encoded at once: what they take stays in the cache of a core
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from dist_mtl.config import BucketFeature, Config, DenseFeature
 from dist_mtl.data.features.numbers import extreme, numbers_of, squeezed
-from dist_mtl.data.features.sketch import Sketch
+from dist_mtl.data.features.quantile_sketch import Sketch
 from dist_mtl.data.files.quarantine import salvage
 from dist_mtl.data.loader import Dataset
 from dist_mtl.data.order import Partitions, Span

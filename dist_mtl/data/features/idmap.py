@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dist_mtl.config import TableConfig
-from dist_mtl.data.features.places import EMPTY, WAYS, Places, firsts
+from dist_mtl.data.features.key_store import EMPTY, WAYS, Places, firsts
 
 HALF_LIFE = 4  # of `lfu` unless configured; for the choice see docs/data.md, dynamic ids
 POWERS = np.array([2.0 ** (i / WAYS) for i in range(WAYS)])  # scalars: numpy's own vectors may differ by the last bit

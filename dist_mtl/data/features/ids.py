@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from dist_mtl.data.column_class import is_text
-from dist_mtl.data.features.refusal import Where, refuse, shown
+from dist_mtl.data.features.reject import Where, refuse, shown
 from dist_mtl.data.hashing import GOLDEN, hash_ids, hash_keys, hash_strings, key, mix
 from dist_mtl.hints import plural
 

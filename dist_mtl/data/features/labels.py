@@ -5,7 +5,7 @@ import pyarrow as pa
 
 from dist_mtl.config import DataConfig
 from dist_mtl.data.features.numbers import complete
-from dist_mtl.data.features.refusal import Where, refuse, refuse_value
+from dist_mtl.data.features.reject import Where, refuse, refuse_value
 from dist_mtl.data.funnel import broken
 
 LEAST_WEIGHT, MOST_WEIGHT = 2.0**-20, 2.0**10  # of a row that counts: metrics sum weights and their squares as integers

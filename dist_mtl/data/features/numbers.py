@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from dist_mtl.config import DenseFeature
-from dist_mtl.data.features.refusal import Where, refuse, refuse_value
+from dist_mtl.data.features.reject import Where, refuse, refuse_value
 
 # Of a scaled number: weights begin so that inputs of about 1 are right, and what is 100 times as large sets the step.
 LARGEST = 100.0

@@ -11,7 +11,7 @@ from dist_mtl.config import BucketFeature, Config, CrossFeature, DenseFeature, I
 from dist_mtl.data.features.column import Ids, SingleColumn, Use
 from dist_mtl.data.features.ids import Lookup, cross, ids_of, is_id, wanted
 from dist_mtl.data.features.numbers import buckets_of, is_number, numbers_of
-from dist_mtl.data.features.refusal import Where
+from dist_mtl.data.features.reject import Where
 from dist_mtl.errors import InternalError
 
 

@@ -19,10 +19,10 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from dist_mtl.config.place import Place, overlap
+from dist_mtl.config.dataset_uri import Place, overlap
 from dist_mtl.data.files.contents import Contents, local_contents, remote_contents
 from dist_mtl.errors import ConfigError, DataError
-from dist_mtl.outputs import STAGED, check, write_file
+from dist_mtl.observability.run_dir import STAGED, check, write_file
 from dist_mtl.terminal.printable import printable
 
 T = TypeVar("T")

@@ -176,7 +176,7 @@ def read(folder: AnyFolder) -> Manifest:
     except FileNotFoundError:
         raise DataError(
             f"{path}: there is no such file. A dataset is a folder of Parquet files with a manifest; "
-            f"make one with `python launch/convert.py manifest {folder.place.url}`"
+            f"make one with `dist-mtl convert manifest {folder.place.url}`"
         ) from None
     except ValidationError as error:
         first = error.errors()[0]
@@ -307,7 +307,7 @@ def _unread(place: str, error: OSError) -> DataError:
 
 
 def _changed(folder: Folder, file: DataFile, what: str) -> DataError:
-    again = f"python launch/convert.py manifest {folder.place.url}"
+    again = f"dist-mtl convert manifest {folder.place.url}"
     return DataError(f"{folder.at(file.path)}: {what}; restore it, or accept the new data with `{again}`")
 
 

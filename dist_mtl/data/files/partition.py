@@ -12,9 +12,8 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
-from dist_mtl.config.place import WHOLE, Range, compared
-from dist_mtl.errors import DataError
-from dist_mtl.hints import nearest
+from dist_mtl.config.dataset_uri import WHOLE, Range, compared
+from dist_mtl.errors import DataError, nearest
 
 NULL = "__HIVE_DEFAULT_PARTITION__"
 DATE = pattern(r"\d{4}-\d{2}-\d{2}")
