@@ -9,7 +9,6 @@ import torch
 
 matplotlib.use("agg")  # no screen
 matplotlib.rcParams["text.parse_math"] = False  # a $ in a name is a dollar
-from dist_mtl.hints import plural  # noqa: E402
 from matplotlib import pyplot  # noqa: E402
 from matplotlib.ticker import FuncFormatter  # noqa: E402
 
@@ -18,6 +17,7 @@ from benchmarks.scaling.results import Row, rows_of, split_of, write_csv  # noqa
 from benchmarks.scaling.scale_file import Scale  # noqa: E402
 from dist_mtl.errors import ConfigError  # noqa: E402
 from dist_mtl.observability.run_dir import check  # noqa: E402
+from dist_mtl.terminal.wording import plural  # noqa: E402
 from dist_mtl.tools.study import markdown  # noqa: E402
 from dist_mtl.tools.study.cell_results import Code  # noqa: E402
 

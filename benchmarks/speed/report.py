@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import torch
-from dist_mtl.hints import plural
 
 from benchmarks.speed.compare import Entry, compare, ratios
 from benchmarks.speed.hardware_limits import measure_floor
@@ -14,6 +13,7 @@ from benchmarks.speed.workload import Shape
 from dist_mtl.data.files import manifest
 from dist_mtl.data.synthetic.logs import BenchmarkLogs, write_logs
 from dist_mtl.errors import ConfigError, nearest
+from dist_mtl.terminal.wording import plural
 
 # (what, faster, slower or equal): the claims, each a ratio of times within a round.
 CLAIMS = (

@@ -3,12 +3,12 @@
 from collections import Counter
 
 import torch
-from dist_mtl.hints import plural
 
 from benchmarks.speed.contenders import contender
 from benchmarks.speed.hardware_limits import measure_floor
 from benchmarks.speed.workload import Shape
 from dist_mtl.parallel.runtime import runtime
+from dist_mtl.terminal.wording import plural
 
 STEPS = 10
 GROUPS = {

@@ -20,8 +20,8 @@ from dist_mtl.data import order as orders
 from dist_mtl.data.column_class import RawColumn
 from dist_mtl.data.files.quarantine import Lost
 from dist_mtl.errors import CheckpointError, ConfigError, DamagedCommitError
-from dist_mtl.hints import plural
 from dist_mtl.metrics.recalibration import Fit
+from dist_mtl.terminal.wording import plural
 
 NAME = "commit.json"
 RECALIBRATION = "recalibration.json"

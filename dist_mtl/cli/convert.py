@@ -36,9 +36,9 @@ from dist_mtl.data.files.folder import Folder
 from dist_mtl.data.files.manifest import Manifest
 from dist_mtl.data.workers import cores
 from dist_mtl.errors import ConfigError, DataError
-from dist_mtl.hints import plural
 from dist_mtl.terminal.console import Words, progress_bars
 from dist_mtl.terminal.printable import printable
+from dist_mtl.terminal.wording import plural
 from dist_mtl.tools.convert import aliccp, aliexpress, criteo, movielens, tabular
 from dist_mtl.tools.convert.like import wished
 from dist_mtl.tools.convert.lines import bytes_of

@@ -5,7 +5,7 @@ task logit_TASK and p_TASK; corrected for down-sampled logs and recalibrated, un
 """
 
 from dist_mtl.cli.arguments import Parser
-from dist_mtl.hints import plural
+from dist_mtl.terminal.wording import plural
 
 
 def main() -> None:

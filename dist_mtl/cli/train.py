@@ -1,7 +1,7 @@
 """Train a model: dist-mtl train [CONFIG] [--set=a.b=1 ...]. The same under torchrun and TorchX."""
 
 from dist_mtl.cli.arguments import config_arguments, config_of
-from dist_mtl.hints import plural
+from dist_mtl.terminal.wording import plural
 
 
 def main() -> None:

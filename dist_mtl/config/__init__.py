@@ -59,8 +59,8 @@ from dist_mtl.config.section import (
 )
 from dist_mtl.config.sharding import ShardingConfig
 from dist_mtl.config.training import DiagnoseConfig, MetricsConfig, OptimConfig, RunConfig, SelectConfig, TrainConfig
-from dist_mtl.hints import few_steps
 from dist_mtl.observability.run_dir import check_path
+from dist_mtl.terminal.wording import few_steps
 
 
 class Config(Section):

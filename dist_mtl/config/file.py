@@ -20,8 +20,8 @@ from dist_mtl.config.recipes import resolved
 from dist_mtl.config.rules import MOST_TOLD
 from dist_mtl.config.section import Section
 from dist_mtl.errors import ConfigError, nearest
-from dist_mtl.hints import plural
 from dist_mtl.terminal.printable import printable
+from dist_mtl.terminal.wording import plural
 
 S = TypeVar("S", bound=Section)
 Overrides = Sequence[str] | Mapping[str, Any]  # "train.epochs=2", or the same as {"train.epochs": 2}

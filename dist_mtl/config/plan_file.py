@@ -24,8 +24,8 @@ from dist_mtl.bounded import parse_json
 from dist_mtl.config.section import Dim, Positive, Section
 from dist_mtl.config.sharding import SHARDINGS, Sharding
 from dist_mtl.errors import ConfigError
-from dist_mtl.hints import plural
 from dist_mtl.plan_bytes import plan_bytes
+from dist_mtl.terminal.wording import plural
 
 Index = Annotated[int, Field(ge=0)]
 Pair = tuple[Index, Index]  # rows, columns

@@ -8,7 +8,7 @@ from dist_mtl.config.dataset_uri import Place, overlap
 from dist_mtl.config.sharding import SHARDINGS
 from dist_mtl.config.table_rules import TABLE_RULES
 from dist_mtl.errors import nearest
-from dist_mtl.hints import plural
+from dist_mtl.terminal.wording import plural
 
 if TYPE_CHECKING:
     from dist_mtl.config import Config

@@ -18,7 +18,6 @@ import torch
 
 from dist_mtl.data.hashing import GOLDEN, mix
 from dist_mtl.errors import DataError, DistMtlError, InternalError, NonFiniteError
-from dist_mtl.hints import plural
 from dist_mtl.metrics.grouped import (
     GroupMetrics,
     GroupSums,
@@ -28,6 +27,7 @@ from dist_mtl.metrics.grouped import (
     values_of_numbered,
 )
 from dist_mtl.parallel.runtime import Runtime
+from dist_mtl.terminal.wording import plural
 
 T = TypeVar("T")
 Array = np.ndarray | torch.Tensor

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from dist_mtl.hints import plural
+from dist_mtl.terminal.wording import plural
 
 
 def _step_line(e: dict[str, Any]) -> str:

@@ -10,7 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dist_mtl.hints import plural
 from rich.progress import BarColumn, Progress, TaskID
 
 from dist_mtl.config.training import RunConfig
@@ -20,6 +19,7 @@ from dist_mtl.observability.run_dir import HeldFolder, check_named, check_output
 from dist_mtl.observability.tensorboard import TensorBoard
 from dist_mtl.terminal.console import Console, Words, progress_bars
 from dist_mtl.terminal.printable import printable
+from dist_mtl.terminal.wording import plural
 
 STREAM = "events.jsonl"
 

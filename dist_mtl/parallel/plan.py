@@ -26,7 +26,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from dist_mtl.config import TableConfig
 from dist_mtl.config.sharding import SHARDINGS
 from dist_mtl.errors import ConfigError
-from dist_mtl.hints import plural
+from dist_mtl.terminal.wording import plural
 
 TORCHREC_NAMES = {name: traits.torchrec for name, traits in SHARDINGS.items()}
 KERNELS = {

@@ -20,11 +20,11 @@ from torchrec.distributed import comm
 
 from dist_mtl.config.training import RunConfig
 from dist_mtl.errors import FAMILIES, ConfigError, DistMtlError, InternalError
-from dist_mtl.hints import plural
 from dist_mtl.parallel.malloc import keep_freed_memory, keeping_freed_memory
 from dist_mtl.parallel.preemption import StopFlag
 from dist_mtl.parallel.watchdog import Bound, Watchdog
 from dist_mtl.parallel.world import World
+from dist_mtl.terminal.wording import plural
 
 T = TypeVar("T")
 INTERFACE = "GLOO_SOCKET_IFNAME"

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from dist_mtl.hints import plural
 
 from dist_mtl.build import build_for_scoring, check_world, open_to_score
 from dist_mtl.checkpoint import format as commits
@@ -30,6 +29,7 @@ from dist_mtl.parallel.shard import ShardedModel
 from dist_mtl.parallel.train_step import ADVICE
 from dist_mtl.scoring.score import AS_IT_IS, NO_EXTENSIONS, Adjustment, Scored, score
 from dist_mtl.scoring.trained_run import find
+from dist_mtl.terminal.wording import plural
 
 # Share of the rows in one bin of scores, 6e-5 wide at a logit of 2 to 4, from which on predictions are called constant.
 ALIKE = 0.999

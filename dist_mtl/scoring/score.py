@@ -6,7 +6,6 @@ from functools import partial
 from typing import Protocol
 
 import torch
-from dist_mtl.hints import plural
 from torch import Tensor, nn
 
 from dist_mtl.config import Config
@@ -21,6 +20,7 @@ from dist_mtl.model.heads import funnel, logit_of
 from dist_mtl.model.sampling_correction import undo_sampling
 from dist_mtl.parallel.feed import batches
 from dist_mtl.parallel.runtime import Runtime
+from dist_mtl.terminal.wording import plural
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from dist_mtl.hints import plural
 from scipy.stats import rankdata
 from torch import Tensor
 
@@ -24,6 +23,7 @@ from dist_mtl.errors import DataError
 from dist_mtl.metrics.mean import Mean
 from dist_mtl.parallel.runtime import Runtime
 from dist_mtl.parallel.train_step import ADVICE
+from dist_mtl.terminal.wording import plural
 
 ROWS = 131_072  # of all ranks, that are looked at: at a base rate of 0.05 % they hold 65 conversions
 FEWEST_STEPS, MOST_STEPS = 8, 100

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dist_mtl.hints import plural
 
 from dist_mtl.bounded import BeyondBounds, parse_json, read_bytes
 from dist_mtl.config import Config
@@ -18,6 +17,7 @@ from dist_mtl.observability.events import Observer, jsonable
 from dist_mtl.observability.run_dir import write_file
 from dist_mtl.parallel.runtime import Runtime
 from dist_mtl.parallel.train_step import ADVICE, Outcome
+from dist_mtl.terminal.wording import plural
 
 NAME = "bad_steps.jsonl"
 MAX_BYTES = 1 << 30  # a step of 65,536 shuffled rows takes 1 MB

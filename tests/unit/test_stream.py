@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dist_mtl import tested  # its class would look like one of tests
 from dist_mtl.checkpoint import format as commits
+from dist_mtl.checkpoint import train_state  # its class `Tested` would look like one of tests
 from dist_mtl.config import StreamConfig
 from dist_mtl.data import order
 from dist_mtl.data.files import manifest
@@ -115,11 +115,11 @@ def test_a_commit_of_another_order_is_refused_unless_it_is_the_end(tmp_path: Pat
 def test_all_days_in_one() -> None:
     def day(
         name: str, rows: float, auc: float | None, loss: float, ne: float | None, pcoc: float | None
-    ) -> tested.Tested:
+    ) -> train_state.Tested:
         found = {"rows": rows, "positives": rows / 10, "auc": auc, "logloss": loss, "normalised_entropy": ne}
-        return tested.Tested(name, 5, int(rows), {"ctr": found | {"pcoc": pcoc}})
+        return train_state.Tested(name, 5, int(rows), {"ctr": found | {"pcoc": pcoc}})
 
-    told = tested.over_all(
+    told = train_state.over_all(
         [day("1", 100, 0.7, 0.2, 0.8, 1.2), day("2", 300, 0.6, 0.4, 1.0, 0.8), day("3", 50, None, 0.1, None, None)]
     )
     assert (told["partitions"], told["rows"]) == (3, 450)
@@ -129,5 +129,5 @@ def test_all_days_in_one() -> None:
     assert ctr["logloss"] == pytest.approx((20 + 120 + 5) / 450)
     assert ctr["normalised_entropy"] == pytest.approx((20 + 120) / (100 * 0.25 + 300 * 0.4))
     assert ctr["pcoc"] == pytest.approx((12 + 24) / 40)
-    nothing = tested.over_all([day("1", 10, None, math.nan, None, None)])["tasks"]["ctr"]
+    nothing = train_state.over_all([day("1", 10, None, math.nan, None, None)])["tasks"]["ctr"]
     assert nothing["auc"] is None and nothing["pcoc"] is None and nothing["lowest_partition"] is None

@@ -13,7 +13,7 @@ import pyarrow as pa
 from dist_mtl.data.column_class import is_text
 from dist_mtl.data.features.reject import Where, refuse, shown
 from dist_mtl.data.hashing import GOLDEN, hash_ids, hash_keys, hash_strings, key, mix
-from dist_mtl.hints import plural
+from dist_mtl.terminal.wording import plural
 
 NO_ID = -1
 NAMES = ("hash", "dynamic")  # policies to which an id is a name: any 64 bits, or a string

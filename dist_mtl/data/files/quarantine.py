@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from dist_mtl.data.order import EMPTY, Segment, Span
 from dist_mtl.errors import DamageError, DataError
-from dist_mtl.hints import plural
+from dist_mtl.terminal.wording import plural
 
 
 @dataclass(frozen=True)

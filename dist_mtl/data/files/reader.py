@@ -18,7 +18,7 @@ from dist_mtl.data.files.manifest import AnyFolder, DataFile, Manifest, checked_
 from dist_mtl.data.files.schema import cast
 from dist_mtl.data.order import Span
 from dist_mtl.errors import DamageError, DataError
-from dist_mtl.hints import plural
+from dist_mtl.terminal.wording import plural
 
 OPEN_FILES = 16  # handles kept open per reader; a window's row groups come from about that many files
 # Larger row groups are decoded in batches of so many rows: what keeps a part of one need not keep all of it. It takes

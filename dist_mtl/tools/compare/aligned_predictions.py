@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from dist_mtl.hints import plural
 
 from dist_mtl.data.features.group_keys import keys_of
 from dist_mtl.data.files import manifest as manifests
@@ -22,6 +21,7 @@ from dist_mtl.data.order import Span
 from dist_mtl.errors import DataError
 from dist_mtl.metrics.slices import Slicing
 from dist_mtl.scoring.predict import ROW
+from dist_mtl.terminal.wording import plural
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,9 @@
 import math
 from collections.abc import Iterator
 
-from dist_mtl.hints import plural
-
 from dist_mtl.metrics.paired import Paired
 from dist_mtl.terminal.console import Console, Table, styled
+from dist_mtl.terminal.wording import plural
 from dist_mtl.tools.compare.comparison import Comparison, Side
 from dist_mtl.tools.compare.config_diff import Change
 from dist_mtl.tools.compare.statistics import TaskDifference

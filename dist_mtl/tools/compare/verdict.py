@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dist_mtl.hints import plural
-
 from dist_mtl.metrics.auc import NORMAL_95
 from dist_mtl.metrics.paired import Paired
+from dist_mtl.terminal.wording import plural
 from dist_mtl.tools.compare.statistics import FEWEST, FEWEST_CLUSTERS, SliceDifference, Slices, TaskDifference
 
 LEVEL = 0.05

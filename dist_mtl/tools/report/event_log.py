@@ -5,11 +5,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dist_mtl.hints import few_steps
 from pydantic import ValidationError
 
 from dist_mtl.bounded import BeyondBounds, parse_json, read_lines
 from dist_mtl.errors import CheckpointError, DataError
+from dist_mtl.terminal.wording import few_steps
 from dist_mtl.tools.report.event_schema import (
     EVENT,
     AnyEvent,

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from dist_mtl import hints
+from dist_mtl.terminal import wording
 
 NBSP = "\u00a0"  # a number and its unit stay on one line
 MISSING = "–"
@@ -88,8 +88,8 @@ def moment(unix: float) -> str:
 
 
 def plural(n: float | None, singular: str, many: str = "") -> str:
-    """`hints.plural` of a figure that may be absent."""
-    return hints.plural(n, singular, many) if known(n) else f"{MISSING} {many or singular + 's'}"
+    """`wording.plural` of a figure that may be absent."""
+    return wording.plural(n, singular, many) if known(n) else f"{MISSING} {many or singular + 's'}"
 
 
 def listing(words: Sequence[str], most: int = 3) -> str:

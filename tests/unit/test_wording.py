@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from dist_mtl.hints import FEWEST_STEPS, few_steps, plural
 
+from dist_mtl.terminal.wording import FEWEST_STEPS, few_steps, plural
 from dist_mtl.tools.report.event_log import read
 from dist_mtl.tools.report.headline import findings, story
 from tests.support.report_run import full_run, write
