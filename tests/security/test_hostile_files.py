@@ -146,12 +146,14 @@ def test_lines_that_a_killed_process_left_are_still_passed_over(place: Path, tmp
     assert ended(lambda: VERBS["train"](home))[0] == 0
 
 
-@pytest.mark.parametrize("number", [1e300, -1e300, 1.7e308, 5e-324, -0.0, 2**64 - 1, "nan", "inf", "1e309"])
+@pytest.mark.parametrize("number", [1e300, -1e300, 1.7e308, 5e-324, -0.0, -1, 10**18, 2**64 - 1, "nan", "inf", "1e309"])
 def test_a_report_draws_numbers_of_any_size(place: Path, tmp_path: Path, number: float | str) -> None:
     """A run whose losses ran away, or that somebody has edited; a text is not the number that it spells."""
     home = copied(place, tmp_path)
     path = home / "run" / "events.jsonl"
     events = [json.loads(line) for line in path.read_text().splitlines()]
+    for step in (event for event in events if event["event"] == "step" and isinstance(number, int)):
+        step["step"] = step["seconds"]["backward"] = number
     step = next(event for event in events if event["event"] == "step")
     step["losses"]["click"] = step["rows_per_second"] = step["loss"] = step["seconds"]["forward"] = number
     path.write_text("".join(json.dumps(event) + "\n" for event in events))

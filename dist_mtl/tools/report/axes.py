@@ -13,13 +13,17 @@ THOUSANDS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 @dataclass(frozen=True)
 class Scale:
-    """Values low..high onto pixels start..end, linear or logarithmic."""
+    """Values low..high onto pixels start..end, linear or logarithmic. Without a range, `high` is some way above."""
 
     low: float
     high: float
     start: float
     end: float
     log: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:  # all values are one, or an edited file has negative ones
+            object.__setattr__(self, "high", 2 * self.low if self.log else self.low + max(1.0, 1e-6 * abs(self.low)))
 
     def __call__(self, values: np.ndarray | float) -> np.ndarray:
         """Pixels; values that a logarithm has no place for lie at the low end."""
