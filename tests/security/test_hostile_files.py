@@ -18,10 +18,13 @@ from dist_mtl.data.files import manifest
 from dist_mtl.data.synthetic.bulk import TOLD, _told_of
 from dist_mtl.errors import CheckpointError, ConfigError, DataError
 from dist_mtl.scoring.predict import ABOUT, read_about
+from dist_mtl.tools.study.cell_results import About, Code, write_about
+from dist_mtl.tools.study.cell_results import read as read_cell
+from dist_mtl.tools.study.cells import Cell
 from dist_mtl.tools.study.run import _told
 from dist_mtl.torchx_components import planned
 from tests.security.test_guard import APART, copied
-from tests.support.verbs import VERBS, ended, make_run
+from tests.support.verbs import VERBS, config, ended, make_run
 
 DEEP = b"[" * 200_000 + b"]" * 200_000
 BEYOND = {
@@ -240,9 +243,34 @@ def test_every_other_json(tmp_path: Path, reader: str) -> None:
 
 
 def test_a_comparison_of_a_study_that_is_none_is_made_anew(tmp_path: Path) -> None:
-    for text in BEYOND.values():
+    shapes = (b"[]", b"7", b"{}", b'{"tasks": []}', b'{"tasks": {"ctr": {"auc": {"standard_error": "x"}}}}')
+    for text in (*BEYOND.values(), *NONE.values(), *shapes):
         (tmp_path / "x.json").write_bytes(text)
         assert _told(tmp_path / "x.json") is None
+    (tmp_path / "x.json").write_bytes(b'{"tasks": {"ctr": {"auc": {"standard_error": null}}}}')
+    assert _told(tmp_path / "x.json").tasks["ctr"].auc.standard_error is None
+
+
+@pytest.mark.parametrize(("event", "key"), [("evaluation", "step"), ("start", "versions"), ("evaluation", "tasks")])
+@pytest.mark.parametrize("value", [None, "x", [], {"a": 1}, 1e300])
+def test_a_cell_of_a_study_that_somebody_has_edited_is_65(
+    place: Path, tmp_path: Path, event: str, key: str, value: object
+) -> None:
+    home = copied(place, tmp_path)
+    cell = Cell("final", "a", "a", 1, 1, (), config(home))
+    write_about(cell, About(("x",), Code("1", None, False)))
+    path = home / "run" / "events.jsonl"
+    events = [json.loads(line) for line in path.read_text().splitlines()]
+    for each in events:
+        if each["event"] == "start":
+            each["config"] = json.loads(cell.config.model_dump_json())
+    path.write_text("".join(json.dumps(each) + "\n" for each in events))
+    assert read_cell(cell) is not None
+    for each in events:
+        if each["event"] == event:
+            each[key] = value
+    path.write_text("".join(json.dumps(each) + "\n" for each in events))
+    assert ended(lambda: read_cell(cell))[0] == 65
 
 
 @pytest.mark.parametrize("text", [b"a = " + DEEP, b"a = " + b"9" * 10**6, b"\xff", b"a = 1\na = 2", b"x.y = 1\n" * 2])

@@ -65,6 +65,8 @@ def read(cell: Cell) -> Found | None:
         return None
     try:
         evaluation = TypeAdapter(Evaluation).validate_python(_with_nan(finals[-1]))
+        step = TypeAdapter(int).validate_python(finals[-1].get("step"))
+        versions = TypeAdapter(dict[str, str]).validate_python(events[starts[-1]].get("versions"))
         about = TypeAdapter(About).validate_python(parse_json(read_bytes(cell.folder / ABOUT, MAX_ABOUT)))
     except (OSError, ValueError) as error:
         raise DataError(
@@ -72,7 +74,7 @@ def read(cell: Cell) -> Found | None:
             f"study trains it again"
         ) from None
     seconds = event_log.read(str(cell.folder)).seconds
-    return Found(evaluation, finals[-1]["step"], seconds, events[starts[-1]]["versions"], about)
+    return Found(evaluation, step, seconds, versions, about)
 
 
 def write_about(cell: Cell, about: About) -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from pydantic import BaseModel
+
 import dist_mtl
 from dist_mtl.bounded import parse_json, read_bytes
 from dist_mtl.checkpoint import store
@@ -163,6 +165,20 @@ def best_of(scores: list[float | None]) -> Choice:
 
 
 # ----------------------------------------------------------------------------------------------------------- comparison
+class _Auc(BaseModel):
+    standard_error: float | None  # None: undefined
+
+
+class _Task(BaseModel):
+    auc: _Auc
+
+
+class _Compared(BaseModel):
+    """What a study takes of a comparison; the rest of its JSON is for other readers."""
+
+    tasks: dict[str, _Task]
+
+
 def comparison_of(baseline: Cell, cell: Cell) -> Path:
     """Where the comparison of a cell with its baseline is told."""
     return cell.folder / f"compared-with-{baseline.name}.json"
@@ -171,16 +187,16 @@ def comparison_of(baseline: Cell, cell: Cell) -> Path:
 def rows_error(baseline: Cell, cell: Cell, metric: str) -> float | None:
     """The paired DeLong error of an AUC's difference; None if it is no AUC, or was not compared."""
     task, _, kind = metric.rpartition(".")
-    told = _told(comparison_of(baseline, cell))
-    if told is None or kind != "auc":
+    compared = _told(comparison_of(baseline, cell))
+    if compared is None or kind != "auc" or task not in compared.tasks:
         return None
-    return told["tasks"][task]["auc"]["standard_error"]
+    return compared.tasks[task].auc.standard_error
 
 
-def _told(path: Path) -> dict | None:
-    """The JSON of dist-mtl compare; None if it is not there, or cut short."""
+def _told(path: Path) -> _Compared | None:
+    """What the comparison wrote; None if it is not there, cut short, or something else."""
     try:
-        return parse_json(read_bytes(path, MAX_COMPARISON))
+        return _Compared.model_validate(parse_json(read_bytes(path, MAX_COMPARISON)))
     except (FileNotFoundError, ValueError):
         return None
 
