@@ -7,7 +7,7 @@ replicas) goes to the one of them that has the fewest bytes to write so far.
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -141,7 +141,26 @@ def read_index(folder: Path) -> Index:
                 raise DamagedCommitError(f"{path}: a block of {name} has other dimensions than the tensor")
             if not all(0 <= o <= o + n <= w for o, n, w in zip(block.offsets, block.sizes, whole.shape, strict=True)):
                 raise DamagedCommitError(f"{path}: a block of {name} lies outside of the tensor")
+        if not are_apart([block for block in whole.blocks if all(block.sizes)], [*range(len(whole.shape))] * 2):
+            raise DamagedCommitError(f"{path}: blocks of {name} overlap, so a part of it may be in none")
     return index
+
+
+def are_apart(blocks: Sequence[Block], axes: Sequence[int]) -> bool:
+    """Whether no two blocks share a number: along each axis in turn they are parted where none reaches across.
+
+    Shards by rows, by columns, and columns whose rows are cut differently, are parted by going twice over the axes.
+    """
+    if len(blocks) < 2 or not axes:
+        return len(blocks) < 2
+    groups: list[list[Block]] = []
+    stop = 0
+    for block in sorted(blocks, key=lambda block: block.offsets[axes[0]]):
+        if not groups or block.offsets[axes[0]] >= stop:
+            groups.append([])
+        groups[-1].append(block)
+        stop = max(stop, block.offsets[axes[0]] + block.sizes[axes[0]])
+    return all(are_apart(group, axes[1:]) for group in groups)
 
 
 def fill(folder: Path, index: Index, tensors: Mapping[str, Held]) -> None:

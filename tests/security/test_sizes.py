@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from dist_mtl.checkpoint.index import INDEX
+from dist_mtl.checkpoint.index import INDEX, Block, are_apart, read_index
 from dist_mtl.checkpoint.memory_check import Needs, _left_by_limits, check_claims, free_host_bytes, needs_of
 from dist_mtl.config.file import parse
 from dist_mtl.errors import CheckpointError, ConfigError, DamagedCommitError
 from dist_mtl.model.mtl import MultiTaskModel
-from dist_mtl.scoring.trained_run import _read
+from dist_mtl.scoring.trained_run import NO_EXTENSIONS, _read
 from dist_mtl.train import train
 from tests.security.test_guard import copied
 from tests.security.test_hostile_files import rewritten, tensors
@@ -127,7 +127,7 @@ def test_a_table_that_the_files_do_not_hold_is_not_built(place: Path, tmp_path: 
 
 
 def weights_of(home: Path) -> tuple[Path, object, MultiTaskModel]:
-    trained = _read(home / LATE, str(home / "run"), (), True)
+    trained = _read(home / LATE, str(home / "run"), (), True, NO_EXTENSIONS)
     with torch.device("meta"):
         return trained.folder, trained.config, MultiTaskModel(trained.config, torch.device("meta"), True)
 
@@ -200,3 +200,32 @@ def test_a_checkpoint_whose_configuration_is_none_is_66(place: Path, tmp_path: P
         assert code == 66 and f"{home / LATE}: " in told, (key, code, told)
         assert verb == "train" or "the commit's configuration is none" in told, (key, told)
         rewritten(home / LATE, "commit.json", (place / LATE / "commit.json").read_bytes())
+
+
+def test_blocks_that_overlap_are_refused(place: Path, tmp_path: Path) -> None:
+    """Two of the same half have as many numbers as the whole; the other half was whatever stood in the memory."""
+    home = copied(place, tmp_path)
+    index = json.loads((home / LATE / INDEX).read_text())
+    whole = next(t for t in index["tensors"].values() if len(t["shape"]) == 2 and t["shape"][0] % 2 == 0)
+    [block] = whole["blocks"]
+    block["sizes"][0] //= 2
+    whole["blocks"] = [block, block]
+    rewritten(home / LATE, INDEX, json.dumps(index).encode())
+    with pytest.raises(DamagedCommitError, match="overlap"):
+        read_index(home / LATE)
+
+
+@pytest.mark.parametrize(
+    ("corners", "apart"),
+    [
+        ([(0, 0, 2, 4), (2, 0, 2, 4)], True),  # by rows
+        ([(0, 0, 4, 2), (0, 2, 1, 2), (1, 2, 3, 2)], True),  # by columns, each with its own rows
+        ([(0, 0, 2, 4), (0, 0, 2, 4)], False),
+        ([(0, 0, 3, 4), (2, 0, 2, 4)], False),
+        ([(0, 0, 4, 3), (0, 2, 4, 2)], False),
+    ],
+)
+def test_whether_blocks_are_apart(corners: list[tuple[int, int, int, int]], apart: bool) -> None:
+    blocks = [Block("f", "k", corner[:2], corner[2:]) for corner in corners]
+    assert are_apart(blocks, [0, 1, 0, 1]) == apart
+    assert are_apart([Block("f", "k", (), ())], []) and not are_apart([Block("f", "k", (), ())] * 2, [])
