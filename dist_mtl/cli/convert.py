@@ -143,9 +143,7 @@ def add_csv(sources: "argparse._SubParsersAction[Parser]") -> None:
     table.add_argument("--test", action="append", default=[], metavar="FILE", help="files with the test rows")
     share = "of the values of --split-by (default 0.2), else of the rows at random (default: no test rows)"
     table.add_argument("--test-share", type=float, metavar="SHARE", help=share)
-    held_out = (
-        "of train's values of --split-by, else rows, into OUT/validation (default: with --suggest 0.1, else none)"
-    )
+    held_out = "of train's values of --split-by, else rows (default: with --suggest and 1 MB of CSV or more 0.1)"
     table.add_argument("--validation", type=float, metavar="SHARE", help=held_out)
     table.add_argument("--suggest", metavar="FILE", help="write a configuration to train by, as describe does")
 

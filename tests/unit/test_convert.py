@@ -140,7 +140,7 @@ def test_a_conversion_without_a_click_is_kept_counted_and_answered_by_a_policy(t
     [
         ("x,c,v\n1,0,0\n2,2,0\n", ["a.csv, line 3: label `c`", "'2', not 0 or 1 (1 of 2 rows)"]),
         ("x,c,v\n1,0,0\n2,1,\n", ["a.csv, line 3: label `v`", "is empty"]),
-        ("x,c,v\n1,no,0\n", ["label `c` is 'no'", "not 0 or 1"]),
+        ("x,c,v\n1,no,0\n", ["label `c` is 'no'", "not 0 or 1", "with --click 'c=TEXT'"]),
         ("x,click,v\n1,0,0\n", ["no column `c`", "the label"]),
         ("x,c,v\n1,0\n", ["Expected 3 columns, got 2"]),
         ("x,x,c,v\n1,1,0,0\n", ["x more than once"]),

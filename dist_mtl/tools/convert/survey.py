@@ -146,7 +146,11 @@ def _labels(columns: Columns, survey: Survey, remarks: list[str]) -> tuple[tuple
     for name, seen in evidence.items():
         if count := seen.counts[Kind.MISFIT]:
             text, place = seen.firsts[Kind.MISFIT]
-            problems.append(f"{place}: label `{name}` is {shown(text)}, not 0 or 1 ({of(count, rows)})")
+            option = "--click" if name == columns.labels[0] else "--conversion"
+            problems.append(
+                f"{place}: label `{name}` is {shown(text)}, not 0 or 1 ({of(count, rows)}); name the text that means 1 "
+                f"with {option} '{name}=TEXT'"
+            )
         if count := seen.counts[Kind.EMPTY]:
             problems.append(
                 f"{seen.firsts[Kind.EMPTY][1]}: label `{name}` is empty ({of(count, rows)}); give the rows without "
