@@ -18,6 +18,7 @@ from dist_mtl.data.files import manifest
 from dist_mtl.data.synthetic.bulk import TOLD, _told_of
 from dist_mtl.errors import CheckpointError, ConfigError, DataError
 from dist_mtl.scoring.predict import ABOUT, read_about
+from dist_mtl.tools.convert.lines import first_line
 from dist_mtl.tools.study.cell_results import About, Code, write_about
 from dist_mtl.tools.study.cell_results import read as read_cell
 from dist_mtl.tools.study.cells import Cell
@@ -277,6 +278,12 @@ def test_a_cell_of_a_study_that_somebody_has_edited_is_65(
 def test_toml(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "x.toml").write_bytes(text)
     _raises(ConfigError, lambda: read_toml(tmp_path / "x.toml"), tmp_path / "x.toml", "")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "zeros without end", "folder"])
+def test_a_csv_that_is_no_file_is_65_at_once(tmp_path: Path, kind: str) -> None:
+    ODD[kind](tmp_path / "x.csv")
+    _raises(DataError, lambda: first_line(tmp_path / "x.csv"), tmp_path / "x.csv", kind)
 
 
 @pytest.mark.parametrize("kind", ODD)

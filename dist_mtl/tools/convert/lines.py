@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from dist_mtl.bounded import BeyondBounds, opened
 from dist_mtl.errors import DataError
 
 SEGMENT_BYTES = 128 << 20  # about half a million rows of 300 bytes: one output file, seconds of work
@@ -117,7 +118,7 @@ def _no_text(path: str, size: int) -> DataError:
 def _edges(path: str) -> list[int | None]:
     """Where the segments of a plain file begin; the last ends with the file."""
     edges: list[int | None] = [0]
-    with _reading(path), open(path, "rb") as stream:
+    with _reading(path), opened(path) as stream:
         size = stream.seek(0, 2)
         for wanted in range(SEGMENT_BYTES, size, SEGMENT_BYTES):
             stream.seek(max(wanted, edges[-1]) - 1)
@@ -130,7 +131,7 @@ def _edges(path: str) -> list[int | None]:
 
 
 def _chunks(segment: Segment, on_bytes: OnBytes | None) -> Iterator[bytes]:
-    with _reading(segment.path), open(segment.path, "rb") as file, _opened(segment.path, file) as stream:
+    with _reading(segment.path), opened(segment.path) as file, _opened(segment.path, file) as stream:
         if segment.start:
             stream.seek(segment.start)
         left, told = None if segment.stop is None else segment.stop - segment.start, segment.start
@@ -147,6 +148,8 @@ def _reading(path: str) -> Iterator[None]:
     """While a file is read: what it or the disk refuses is a DataError."""
     try:
         yield
+    except BeyondBounds as error:
+        raise DataError(f"{path}: {error}; write its lines into a file first, which is read more than once") from None
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file; correct the path") from None
     except (EOFError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile, RuntimeError) as error:
