@@ -52,7 +52,7 @@ dynamic-cost: $(STAMP) ## what 26 dynamic tables add to a training step, on 1 an
 corruption: $(STAMP) ## one-bit flips in files of three codecs, what becomes of them and what looking costs; about 5 minutes
 	@OMP_NUM_THREADS=1 PYTHONPATH=. $(BIN)/python benchmarks/figures/corruption.py $(ARGS)
 
-first-run: $(STAMP) ## the suggested configuration of every log at hand, trained as it is: docs/quality.md; an hour with ARGS=--hand
+first-run: $(STAMP) ## the suggested configuration of every log at hand, beside a hand-made one: docs/quality.md; half an hour
 	@OMP_NUM_THREADS=1 $(BIN)/python -W ignore -m benchmarks.figures.first_run $(ARGS)
 
 exactly-once: $(STAMP) ## 2,000 cases of every order: each row once an epoch, whatever the restarts; 1 to 5 minutes
