@@ -115,7 +115,7 @@ def ended(*words: str, cwd: Path = ROOT, **environment: str) -> subprocess.Compl
 def test_convert_ignores_ranks(tmp_path: Path, left: dict[str, str]) -> None:
     write_csv(tmp_path / "a.csv", 200)
     options = ["--click=click", "--conversion=conversion", "--jobs=1"]
-    done = ended("dist-mtl convert", "csv", str(tmp_path / "a.csv"), str(tmp_path / "out"), *options, **left)
+    done = ended("-m", "dist_mtl", "convert", "csv", str(tmp_path / "a.csv"), str(tmp_path / "out"), *options, **left)
     assert done.returncode == 0 and "200 rows" in done.stdout, done.stderr
 
 
@@ -156,8 +156,8 @@ def test_what_crashes_torchs_process_group(name: str, tmp_path: Path) -> None:
         assert done.stderr.startswith("warning: TORCH_DISTRIBUTED_DEBUG=DETAIL crashes"), done.stderr
 
 
-@pytest.mark.parametrize("script", ["describe", "synthesize", "predict"])  # those that show a part of theirs
-def test_help_needs_no_docstrings(script: str) -> None:
+@pytest.mark.parametrize("verb", ["describe", "synthesize", "predict"])  # those that show a part of theirs
+def test_help_needs_no_docstrings(verb: str) -> None:
     """PYTHONOPTIMIZE=2 takes them away."""
-    done = ended(f"launch/{script}.py", "--help", PYTHONOPTIMIZE="2")
+    done = ended("-m", "dist_mtl", verb, "--help", PYTHONOPTIMIZE="2")
     assert done.returncode == 0 and done.stdout.startswith("usage:"), done.stderr

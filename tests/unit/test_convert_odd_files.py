@@ -69,7 +69,7 @@ def test_rows_to_be_scored_need_no_labels(tmp_path: Path, capsys: pytest.Capture
     (tmp_path / "a.csv").write_text("x,c,v\n1,0,0\n2,,\n")
     assert run(tmp_path).column_names == ["x", "c", "v"]
     said = capsys.readouterr().out
-    assert "no labels (--click, --conversion): the rows can be scored" in said and "predict.py RUN" in said
+    assert "no labels (--click, --conversion): the rows can be scored" in said and "dist-mtl predict RUN" in said
     labels = ("--click=c", "--conversion=v")
     assert run(tmp_path, *labels, "--unlabelled", name="b").column_names == ["x"]
     with pytest.raises(DataError, match="line 3: label `c` is empty .1 of 2 rows.*--unlabelled"):
