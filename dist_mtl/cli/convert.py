@@ -15,17 +15,13 @@ lines at the end say what became of every row.
 import argparse
 import os
 import shlex
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
 from rich.progress import (
     BarColumn,
     DownloadColumn,
-    TaskProgressColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
@@ -36,16 +32,14 @@ from dist_mtl.data.files.folder import Folder
 from dist_mtl.data.files.manifest import Manifest
 from dist_mtl.data.workers import cores
 from dist_mtl.errors import ConfigError, DataError
-from dist_mtl.terminal.console import Words, progress_bars
+from dist_mtl.terminal.console import progress_bars
 from dist_mtl.terminal.printable import printable
-from dist_mtl.terminal.wording import plural
 from dist_mtl.tools.convert import aliccp, aliexpress, criteo, movielens, tabular
 from dist_mtl.tools.convert.like import wished
 from dist_mtl.tools.convert.lines import bytes_of
-from dist_mtl.tools.convert.parts import OnProgress
 from dist_mtl.tools.convert.pattern import like_of
 from dist_mtl.tools.convert.split import TRAIN
-from dist_mtl.tools.convert.tally import Tally
+from dist_mtl.tools.convert.terminal import progress, tell, tell_all
 from dist_mtl.tools.describe import terminal
 from dist_mtl.tools.describe.description import Wish
 from dist_mtl.tools.describe.suggested_config import save, suggestion
@@ -283,45 +277,6 @@ def validation_of(arguments: argparse.Namespace) -> float:
     if arguments.validation is not None:
         return arguments.validation
     return 0.1 if arguments.suggest is not None and bytes_of(arguments.src) >= ENOUGH else 0.0
-
-
-@contextmanager
-def progress(paths: Sequence[str | Path]) -> Iterator[OnProgress]:
-    """A bar on stderr while `paths` are read: the share of their bytes, rows and rates."""
-    columns = (
-        BarColumn(),
-        TaskProgressColumn(),
-        Words("{task.fields[told]}"),
-        TimeElapsedColumn(),
-        Words("left"),
-        TimeRemainingColumn(),
-    )
-    start = time.monotonic()
-    with progress_bars(*columns) as bars:
-        bar = bars.add_task("", total=bytes_of(paths), told="")
-
-        def on_progress(num_bytes: int, rows: int) -> None:
-            seconds = max(time.monotonic() - start, 1e-3)
-            told = f"{plural(rows, 'row')}, {rows / seconds:,.0f} rows/s, {num_bytes / seconds / 1e6:,.0f} MB/s"
-            bars.update(bar, completed=num_bytes, told=told)
-
-        yield on_progress
-
-
-def tell_all(out: str, made: dict[str, Manifest], tally: Tally | None = None) -> None:
-    """A line about each dataset, and lines about what became of the rows, on stdout."""
-    for name, listed in made.items():
-        tell(Path(out) / name, listed)
-    if tally is not None:
-        print("\n".join(map(printable, tally.told())))
-
-
-def tell(folder: str | Path, listed: Manifest) -> None:
-    """One line about a dataset, on stdout."""
-    print(
-        f"{folder}: {plural(listed.num_rows, 'row')} in {plural(len(listed.files), 'file')}, digest "
-        f"{listed.digest[:16]}"
-    )
 
 
 def list_folder(place: str, append: bool = False) -> tuple[Manifest, str]:

@@ -63,6 +63,25 @@ def _line(name: str, e: dict[str, Any]) -> str | None:
                 if m["auc"] is not None
             )
             return f"progressive  {e['partitions']} x {e['by']}, each before it was trained: mean AUC {aucs}"
+        case "counts" if e["dropped"] or e["clamped"] or e["lost"] or e["skipped"] or e.get("dynamic"):
+            told = (
+                f"counts       {plural(e['dropped'], 'row')} dropped (label rules), {plural(e['clamped'], 'id')} "
+                "clamped"
+            )
+            if e["lost"]:
+                groups = plural(e["lost"], "damaged row group")
+                told += f", {plural(e['quarantined'], 'row')} of {groups} skipped (data.quarantine)"
+            if e["skipped"]:
+                told += f", {plural(e['skipped'], 'step')} not trained (train.skip_nonfinite)"
+            return "\n".join([told, *(_ids_line(table, of) for table, of in e.get("dynamic", {}).items())])
+        case "done":
+            return f"done         {plural(e['steps'], 'step')} in {e['seconds']:.1f} s"
+    return _commit_or_fault_line(name, e)
+
+
+def _commit_or_fault_line(name: str, e: dict[str, Any]) -> str | None:
+    """The same for the commits, and for what a run survives or stops by."""
+    match name:
         case "commit":
             why = "" if e["reason"] == "periodic" else f" ({e['reason']})"
             behind = f", training waited {e['blocked']:.2f} s" if e["blocked"] < 0.9 * e["seconds"] else ""
@@ -87,19 +106,6 @@ def _line(name: str, e: dict[str, Any]) -> str | None:
                 f"{plural(e['rows'], 'row is', 'rows are')} skipped from step "
                 f"{e['step']:,} on. {e['reason']}"
             )
-        case "counts" if e["dropped"] or e["clamped"] or e["lost"] or e["skipped"] or e.get("dynamic"):
-            told = (
-                f"counts       {plural(e['dropped'], 'row')} dropped (label rules), {plural(e['clamped'], 'id')} "
-                "clamped"
-            )
-            if e["lost"]:
-                groups = plural(e["lost"], "damaged row group")
-                told += f", {plural(e['quarantined'], 'row')} of {groups} skipped (data.quarantine)"
-            if e["skipped"]:
-                told += f", {plural(e['skipped'], 'step')} not trained (train.skip_nonfinite)"
-            return "\n".join([told, *(_ids_line(table, of) for table, of in e.get("dynamic", {}).items())])
-        case "done":
-            return f"done         {plural(e['steps'], 'step')} in {e['seconds']:.1f} s"
     return None
 
 

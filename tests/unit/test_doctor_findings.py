@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from dist_mtl.tools.doctor.diagnosis import Problem
-from dist_mtl.tools.doctor.findings import PROBE_MARK, Findings, read_driver, read_probe
+from dist_mtl.tools.doctor.findings import Findings, read_driver
+from dist_mtl.tools.doctor.import_probe import PROBE_MARK, read_probe
 
 ROOT = Path(__file__).resolve().parents[2]
 

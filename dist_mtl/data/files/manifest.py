@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from itertools import compress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
@@ -23,6 +23,7 @@ from dist_mtl.data.files import partition
 from dist_mtl.data.files import schema as schemas
 from dist_mtl.data.files.checksum import Footer, OnBytes, digest, pack, read_footer, sha256_of
 from dist_mtl.data.files.contents import Contents, fault_of
+from dist_mtl.data.files.entries import check_entries
 from dist_mtl.data.files.folder import Folder, reason
 from dist_mtl.data.files.listed import DataFile, Manifest
 from dist_mtl.errors import DataError
@@ -32,7 +33,6 @@ NAME = "_manifest.json"
 VERSION = 1
 MAX_BYTES = 1 << 30  # of a manifest: some million files
 MAX_SHOWN = 300  # characters of a name that is refused
-MAX_ROWS = 1 << 40  # of a dataset; beyond 2**63 numbers of rows would wrap, and no one has so many
 AGAIN = "list the folder again, which lists each file once"
 THREADS = 8  # files looked at side by side: hashing lets go of the interpreter, and a store far away takes its time
 AnyFolder = str | Path | Folder
@@ -96,7 +96,7 @@ def joined(folder: AnyFolder, parts: Sequence[Manifest], ceiling: dict[str, floa
     """The files of one part or more as one dataset, by partition, else as they come. Raises DataError as `build`."""
     folder = Folder.of(folder)
     schema, files = _one_schema(folder, parts)
-    _check_entries(str(folder), Manifest(VERSION, schema, tuple(files)))
+    check_entries(str(folder), Manifest(VERSION, schema, tuple(files)))
     types = _partitions(folder, files)
     if types:
         files.sort(key=lambda file: partition.place_in_order(file.partition, types))
@@ -190,34 +190,11 @@ def read(folder: AnyFolder) -> Manifest:
         raise DataError(f"{path}: format version {manifest.version}; this program knows {VERSION}. Upgrade dist_mtl")
     if manifest.version < 1:
         raise DataError(f"{path}: format version {manifest.version}, which never was; list the folder again")
-    _check_entries(path, manifest)
+    check_entries(path, manifest)
     manifest = _chosen(folder, replace(manifest, partitions=_partitions(folder, manifest.files)))
     if manifest.num_rows == 0:
         raise DataError(f"{path}: the dataset is empty (0 rows)")
     return manifest
-
-
-def _check_entries(path: str, manifest: Manifest) -> None:
-    files = manifest.files
-    for file in files:
-        if fault := fault_of(file.path):
-            raise DataError(f"{path}: path {file.path[:80]!r}: {fault}; correct it, or list the folder again")
-        if any(not 0 <= rows <= MAX_ROWS for rows in file.row_groups):
-            raise DataError(
-                f"{path}: {file.path} claims a negative number of rows, or a huge one; list the folder again"
-            )
-    if (claimed := sum(sum(file.row_groups) for file in files)) > MAX_ROWS:
-        raise DataError(f"{path}: claims {claimed:,} rows, of which there can be {MAX_ROWS:,}; list the folder again")
-    if strange := [file.path for file in files if file.types.keys() - manifest.schema.keys()]:
-        raise DataError(f"{path}: {strange[0]} has types of columns that the schema lacks; list the folder again")
-    listed = Counter(str(PurePosixPath(file.path)) for file in files)
-    if twice := [name for name, count in listed.items() if count > 1]:
-        raise DataError(f"{path}: lists {twice[0]} more than once; its rows would be trained twice")
-    for file in files:
-        try:
-            _ = file.checksums
-        except ValueError as error:
-            raise DataError(f"{path}: {file.path}: {error}; list the folder again") from None
 
 
 def _partitions(folder: Folder, files: Sequence[DataFile]) -> dict[str, str]:

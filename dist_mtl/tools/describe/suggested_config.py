@@ -12,7 +12,8 @@ from dist_mtl.tools.describe.column_stats import Seen
 from dist_mtl.tools.describe.description import Description, quantile
 from dist_mtl.tools.describe.names import IDS, MEASURES
 from dist_mtl.tools.describe.recipe import Recipe, recipe
-from dist_mtl.tools.starter_config import Suggested, Use, quoted, toml
+from dist_mtl.tools.describe.suggested_training import settings_of
+from dist_mtl.tools.starter_config import Suggested, Use, toml
 
 CUT = 0.99  # share of the lists that keep all their ids
 UNIQUE = 0.9  # an id that so many of the rows have for themselves tells nothing of later rows
@@ -23,7 +24,6 @@ TAIL = 10  # standard deviations from the mean to the farthest number: a normal 
 HUGE = 1e300  # squares beyond it come near the end of float64
 # Columns of sample logs, of which the first three are always there, that no log would have (`data/sample/`).
 PLANTED = ("true_ctr", "true_cvr", "true_ctcvr", "rho", "conversion_seen")
-FEWEST = 50  # validation rows of a label's rarer value: the AUC of fewer is off by 0.04, and would choose by chance
 APART = 0.1  # share of a label's positives that break the funnel, from which on it is none
 
 
@@ -59,7 +59,7 @@ def suggestion(description: Description, by: Recipe | None = None) -> str:
             name=_name(description.folder),
             data=tuple(data),
             notes=(*notes, *more),
-            settings=_settings(description, by, labels, funnel, held_out),
+            settings=settings_of(description, by, labels, funnel, held_out),
         )
     )
     if len(text.encode()) > MAX_BYTES:
@@ -282,46 +282,3 @@ def _width(seen: Seen) -> float:
         return float("inf")
     std = max(square - mean**2, 0.0) ** 0.5
     return (max(abs(float(seen.lowest)), abs(float(seen.highest))) - abs(mean)) / std if std else 0.0
-
-
-# ----------------------------------------------------------------------------------------------------------- training
-def _settings(
-    d: Description, by: Recipe, labels: tuple[str, ...], funnel: bool, held_out: dict[str, str]
-) -> dict[str, tuple[str, ...]]:
-    rows = d.counts.rows
-    steps = -(-rows // by.batch)
-    model = [
-        f'head = "{"esmm" if funnel or len(labels) == 1 else "independent"}"',
-        f'backbone = {{ kind = "mmoe", experts = {by.experts}, hidden = {list(by.hidden)} }}',
-        f"tower = {list(by.tower)}",
-        *([f"dropout = {by.dropout}"] if by.dropout else []),
-    ]
-    optim = [
-        f'embedding = {{ kind = "rowwise_adagrad", lr = {by.embedding_lr} }}',
-        f"dense = {{ lr = {by.dense_lr}, weight_decay = {by.weight_decay} }}",
-    ]
-    train = [f"global_batch = {by.batch}  # {steps:,} steps an epoch"]
-    metrics = _metrics(d, labels, funnel) if "validation" in held_out else ""
-    if not metrics:  # the end is known, so the rates can fall to it: AUC 0.003 better on 50,000 rows (measured)
-        optim.insert(0, 'decay = "linear"')
-    train.append(f"epochs = {by.most_epochs}  # at most: `select` ends the run" if metrics else f"epochs = {by.epochs}")
-    if "validation" in held_out:
-        train.append(f"evaluate_every_rows = {max(by.batch, -(-rows // by.evaluations))}")
-    if "validation" in held_out and not metrics:
-        train.append(f"# No early stopping: no label has {FEWEST} validation rows of both values to stop by.")
-    settings = {"model": model, "optim": optim, "train": train}
-    if metrics:
-        settings["select"] = [f"metrics = {{ {metrics} }}", f"patience = {by.patience}"]
-    return {section: tuple(lines) for section, lines in settings.items()}
-
-
-def _metrics(d: Description, labels: tuple[str, ...], funnel: bool) -> str:
-    """What the best commit is chosen by: the labels of which the validation rows say something."""
-    counts = d.beside["validation"].counts
-    found = []
-    for place, label in enumerate(labels):
-        positives = counts.labels[d.outcomes.labels.index(label)].positives
-        task = ("ctr", "ctcvr")[place] if funnel and len(labels) == 2 else label
-        if min(positives, counts.rows - positives) >= FEWEST:
-            found.append(f"{quoted(f'{task}.auc')} = 1.0")
-    return ", ".join(found)
