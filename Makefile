@@ -98,7 +98,7 @@ check: $(STAMP) ## lint with ruff
 	@$(BIN)/python -m ruff check .
 
 doctor: $(STAMP) ## say what this machine has and what does not fit together
-	@$(BIN)/python -m dist_mtl doctor
+	@$(BIN)/dist-mtl doctor
 
 venv: $(STAMP) ## create .venv and install the lock (nothing to do when it is current)
 

@@ -49,7 +49,8 @@ def count(text: str) -> int:
 def config_arguments(description: str) -> Parser:
     """A parser for `CONFIG --set=a.b=1 --set=...`."""
     parser = Parser(description=description)
-    parser.add_argument("config", nargs="?", default=DEFAULT_CONFIG, help=f"TOML file (default {DEFAULT_CONFIG})")
+    which = f"TOML file or the name of a recipe (default {DEFAULT_CONFIG})"
+    parser.add_argument("config", nargs="?", default=DEFAULT_CONFIG, help=which)
     add_overrides(parser, "e.g. --set=train.epochs=2")
     return parser
 
@@ -107,7 +108,7 @@ def run(main: Callable[[], int | None], world_of: Callable[[], World] = World.fr
         elif (package := _unimportable(error)) is not None:
             why = f"{package} cannot be imported: {type(error).__name__}: {error}"
             cure = (
-                "`python -m dist_mtl doctor` looks at the installation; a variable of the environment may be the cause"
+                "`dist-mtl doctor` looks at the installation; a variable of the environment may be the cause"
             )
             _tell(f"{why}. {cure}", world)
         else:

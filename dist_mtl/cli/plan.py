@@ -34,7 +34,7 @@ def parser() -> Parser:
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--device", default="h100", help=f"one of {', '.join(known())} (default h100)")
     kind.add_argument(
-        "--profile", metavar="FILE", help="a device of your own, a TOML file as dist_mtl/planning/profiles has"
+        "--profile", metavar="FILE", help="a device of your own, a TOML file as dist_mtl/tools/planning/profiles has"
     )
     parser.add_argument("--hbm-gb", type=positive, metavar="GB", help="memory of a GPU, instead of the profile's")
     parser.add_argument(

@@ -17,7 +17,7 @@ from dist_mtl.tools.study.cells import open_study
 
 def main() -> None:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", help="a study file, e.g. configs/study_movielens.toml")
+    parser.add_argument("study", help="a study file, or one of the package by its name, e.g. study_movielens")
     parser.add_argument("--jobs", type=count, default=1, metavar="N", help="processes side by side (default 1)")
     parser.add_argument("--report", action="store_true", help="run nothing, tell of what is finished")
     add_overrides(parser, "of every cell")

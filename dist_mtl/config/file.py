@@ -16,7 +16,7 @@ from dist_mtl.bounded import BeyondBounds, read_bytes
 from dist_mtl.config import Config
 from dist_mtl.config.dataset_uri import without_secrets
 from dist_mtl.config.extensions import Extensions
-from dist_mtl.config.recipes import resolved
+from dist_mtl.config.recipes import names, resolved
 from dist_mtl.config.rules import MOST_TOLD
 from dist_mtl.config.section import Section
 from dist_mtl.errors import ConfigError, nearest
@@ -60,6 +60,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: no configuration: {error}") from None
     except OSError as error:
         siblings = [str(p) for p in path.parent.glob("*.toml")] if path.parent.is_dir() else []
+        siblings += names() if path.parent == Path() and not path.suffix else []
         raise ConfigError(f"{path}: {error.strerror}. {nearest(str(path), siblings)}".strip()) from None
     except (ValueError, RecursionError) as error:  # of TOML, of UTF-8, or an integer of more than 4,300 digits
         raise ConfigError(f"{path}: not TOML: {readable(str(error))}") from None

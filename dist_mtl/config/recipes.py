@@ -13,9 +13,10 @@ def names() -> list[str]:
 
 
 def resolved(path: str | Path) -> Path:
-    """`path` if that file exists, else the recipe that it names: `quickstart`, `configs/quickstart.toml`."""
+    """`path` if there is such a file, else the recipe that it names: `quickstart`, `configs/quickstart.toml`."""
     path = Path(path)
-    if path.exists() or path.suffix not in ("", ".toml") or path.parent.as_posix() not in (".", "configs"):
+    may_be_recipe = path.suffix in ("", ".toml") and path.parent.as_posix() in (".", "configs")
+    if not may_be_recipe or (path.exists() and not path.is_dir()):
         return path
     recipe = RECIPES / f"{path.stem}.toml"
     return recipe if recipe.exists() else path

@@ -313,6 +313,6 @@ def _device(config: RunConfig, world: World) -> torch.device:
         raise ConfigError(
             f"run.device = 'cuda': {plural(world.local_size, 'rank')} on this node, {plural(gpus, 'GPU')}; "
             "start as many ranks as GPUs, "
-            f"or set run.device = 'auto'. `python -m dist_mtl doctor` tells what it finds"
+            f"or set run.device = 'auto'. `dist-mtl doctor` tells what it finds"
         )
     return torch.device("cuda", world.local_rank) if config.device != "cpu" and fits else torch.device("cpu")

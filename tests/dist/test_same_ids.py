@@ -87,7 +87,8 @@ def test_an_older_checkpoint_is_read_and_compares_nothing(folder: Path) -> None:
     stored = durable_io.write_text(step / NAME, json.dumps(told))
     sums = durable_io.read_sums(step) | {NAME: stored.checksum}
     (step / durable_io.SUMS).write_text(durable_io.sums_text(sums))
-    [found] = Cluster(1).run(verdicts, str(folder / "older"), [variant(folder / "text", user=pa.string())], "")
+    text = variant(folder / "text", user=pa.string())
+    [found] = Cluster(1).run(verdicts, str(folder / "older"), [text], str(folder / "scores"))
     assert found[0][0] == "evaluate" and not found[0][2]
     with pytest.raises(CheckpointError, match="made by an earlier version"):
         store.columns_of_run(folder / "older")

@@ -71,8 +71,8 @@ def test_the_whole_way_through_torchx(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", NASTY)
 def test_a_path_of_a_configuration_is_a_path(tmp_path: Path, text: str) -> None:
-    """Straight to the script; and what a study starts are lists of words, too (tests/security/test_static.py)."""
-    command = [sys.executable, str(ROOT / "launch" / "report.py"), text]
+    """Straight to the verb; and what a study starts are lists of words, too (tests/security/test_static.py)."""
+    command = [sys.executable, "-m", "dist_mtl", "report", text]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode in (64, 66) and "Traceback" not in done.stderr, done.stderr
     assert list(tmp_path.iterdir()) == []

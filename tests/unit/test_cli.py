@@ -8,7 +8,9 @@ import pytest
 
 from dist_mtl.cli import MANY_RANKS, VERBS
 from dist_mtl.cli.verbs import main_of
+from dist_mtl.config.file import load
 from dist_mtl.config.recipes import RECIPES, names, resolved
+from dist_mtl.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = {"__init__", "arguments", "verbs"}
@@ -62,3 +64,9 @@ def test_recipes_are_the_files_of_configs() -> None:
     assert resolved("quickstart") == RECIPES / "quickstart.toml"
     assert resolved("configs/nowhere.toml") == Path("configs/nowhere.toml")
     assert resolved("other/quickstart.toml") == Path("other/quickstart.toml")
+
+
+def test_a_recipe_that_is_spelt_wrong_is_answered_with_the_nearest(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="movilens: No such file or directory. did you mean `movielens`?"):
+        load("movilens")

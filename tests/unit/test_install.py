@@ -176,12 +176,12 @@ def test_the_quickstart_is_two_ranks_on_one_thread_each(tmp_path: Path) -> None:
     assert "torchrun --standalone --nproc_per_node 2 launch/train.py configs/quickstart.toml" in command
 
 
-def test_ci_runs_the_tests_and_stops_at_the_first_error() -> None:
+def test_ci_runs_the_checks_and_the_tests_and_stops_at_the_first_error() -> None:
     script = ROOT / ".ci/run"
     assert script.stat().st_mode & 0o111 == 0o111
     text = script.read_text(encoding="utf-8")
     assert text.startswith("#!/usr/bin/env bash\n")
-    assert "set -euo pipefail" in text and "exec make test" in text
+    assert "set -euo pipefail" in text and text.endswith("\nmake check\nexec make test\n")
 
 
 @needs_git

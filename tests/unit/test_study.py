@@ -16,6 +16,7 @@ from dist_mtl.errors import ConfigError, DataError
 from dist_mtl.metrics.paired import holm
 from dist_mtl.tools.report.blocks import Cell, Code, Column, Section, Table
 from dist_mtl.tools.report.page import html
+from dist_mtl.tools.study.cell_results import code_of
 from dist_mtl.tools.study.cells import Plan, open_study
 from dist_mtl.tools.study.markdown import markdown
 from dist_mtl.tools.study.overrides import texts, toml
@@ -265,3 +266,17 @@ def test_the_script_tells_an_error_before_torch_is_there(write: Callable[..., st
     )  # fmt: skip
     assert done.returncode == 64 and f"error: {path}: mmoe x heavy, candidate 1: model.towr is not a key" in done.stderr
     assert "Traceback" not in done.stderr and " torch\n" not in done.stderr
+
+
+def test_the_repository_around_an_installed_package_is_not_its_code(tmp_path: Path) -> None:
+    """A wheel in project/.venv: the commit of the project says nothing about dist_mtl."""
+    package = tmp_path / "project/.venv/site-packages"
+    (package / "dist_mtl").mkdir(parents=True)
+    (package / "dist_mtl/__init__.py").touch()
+    git = ("git", "-C", str(tmp_path / "project"), "-c", "user.name=a", "-c", "user.email=a@b")
+    for words in (("init", "-q"), ("commit", "-q", "--allow-empty", "-m", "first")):
+        subprocess.run([*git, *words], check=True, timeout=60)
+    assert code_of(package).commit is None
+
+    subprocess.run([*git, "add", "."], check=True, timeout=60)
+    assert code_of(package).commit is not None

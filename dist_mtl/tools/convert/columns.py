@@ -229,7 +229,7 @@ def _target(source: Csv, name: str) -> Target:
     if (kind := source.like.types[name]) is None:
         raise DataError(
             f"`{name}` has a type in {source.like.name} that a CSV cannot hold; write such rows as Parquet, and list "
-            f"them with `convert.py manifest`"
+            f"them with `dist-mtl convert manifest`"
         )
     separator = source.bags.get(name, "")
     if pa.types.is_list(kind) and not separator:

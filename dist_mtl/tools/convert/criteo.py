@@ -107,6 +107,6 @@ def layout_of(path: str | Path) -> Layout:
         detail = ", ".join(f"{what} {which}" for what, which in (("missing", absent), ("extra", extra)) if which)
         raise DataError(
             f"{path}: its header is not that of criteo_attribution_dataset.tsv: {detail or 'a name stands twice'}; "
-            f"for other files use `convert.py csv`"
+            f"for other files use `dist-mtl convert csv`"
         )
     return Layout({name: TYPES[name] for name in names}, delimiter="\t")

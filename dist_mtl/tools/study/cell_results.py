@@ -88,11 +88,15 @@ def write_about(cell: Cell, about: About) -> None:
 
 
 def code_of(root: Path) -> Code:
-    """The code in `root`, by git where it is a checkout and git is there."""
+    """The code of `root`/dist_mtl, by git where it is a checkout and git is there.
+
+    A repository that only holds the environment in which dist_mtl is installed is not its checkout.
+    """
+    tracked = ("ls-files", "--error-unmatch", "dist_mtl/__init__.py")
     try:
-        commit, changes = (
+        _, commit, changes = (
             subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True).stdout.strip()
-            for words in (("rev-parse", "HEAD"), ("status", "--porcelain"))
+            for words in (tracked, ("rev-parse", "HEAD"), ("status", "--porcelain"))
         )
     except (OSError, subprocess.CalledProcessError):
         return Code(__version__, None, False)
