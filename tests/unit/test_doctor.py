@@ -1,14 +1,19 @@
 """The diagnosis is a pure function: findings in, problems out. `collect` meets packages that are really broken."""
 
+import re
+import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from dist_mtl.tools.doctor import render
-from dist_mtl.tools.doctor.diagnosis import diagnose, has_error
-from dist_mtl.tools.doctor.findings import Driver, Findings, Gpu, Torch
+from dist_mtl.tools.doctor.diagnosis import NEEDED, diagnose, has_error
+from dist_mtl.tools.doctor.findings import DISTRIBUTIONS, Driver, Findings, Gpu, Torch
 
+ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = {"numpy": "2.4.6", "pyarrow": "26.0.1", "pydantic": "2.14.3", "rich": "15.0.0"}
+LIBRARIES |= {"scipy": "1.17.0", "jinja2": "3.1.6", "xxhash": "3.6.0"}
 IMPORTS = {"torch": None, "fbgemm_gpu": None, "torchrec": None}
 CPU_TORCH = Torch("2.13.0+cpu", None, None, gloo=True, nccl=False)
 CUDA_TORCH = Torch("2.13.0+cu130", "13.0", None, gloo=True, nccl=True)
@@ -263,3 +268,11 @@ def test_the_page_says_what_was_found() -> None:
     for fact in facts:
         assert fact in page
     assert "torch         2.13.0+cpu, does not import" in render(broken(CPU, torch=UNDEFINED), [])
+
+
+def test_the_doctor_misses_every_dependency_that_no_other_one_brings() -> None:
+    """markupsafe comes with jinja2, fsspec with torch."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = {re.split("[>=<]", text)[0] for text in project["dependencies"]}
+    assert set(NEEDED) == wanted - {"markupsafe", "fsspec"}
+    assert set(NEEDED) <= set(DISTRIBUTIONS)

@@ -17,7 +17,9 @@ TRIPLES = (("2.13", "1.8", "1.8"), ("2.12", "1.7", "1.7"), ("2.11", "1.6", "1.6"
 OLDEST_PYTHON = (3, 11)  # tomllib and the syntax of dist_mtl
 NEWEST_PYTHON = (3, 14)  # fbgemm 1.8 has wheels up to this one
 SYSTEMS = ("Linux x86_64", "Linux aarch64")  # the ones that fbgemm has wheels for
-NEEDED = ("torch", "torchrec", "numpy", "pyarrow", "pydantic", "rich")  # and one of the two fbgemm
+NEEDED = (  # and one of the two fbgemm
+    "torch", "torchrec", "numpy", "pyarrow", "pydantic", "rich", "scipy", "jinja2", "xxhash",
+)  # fmt: skip
 LOW_RAM_GIB = 1.0  # two ranks of the quickstart need 0.3 GB each, before their tables
 LOW_DISK_GIB = 2.0  # the sample logs, a few commits and the logs of a run
 

@@ -24,7 +24,7 @@ from dist_mtl.tools.doctor.import_probe import run_probe
 
 DISTRIBUTIONS = (
     "torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "torchx", "torchx-nightly", "urllib3",
-    "numpy", "pyarrow", "pydantic", "rich",
+    "numpy", "pyarrow", "pydantic", "rich", "scipy", "jinja2", "xxhash",
 )  # fmt: skip
 NVIDIA_SMI_TIMEOUT = 30.0  # seconds; it takes 1 s, and a hung driver makes it wait for ever
 GIB = 2**30
