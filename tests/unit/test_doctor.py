@@ -74,7 +74,7 @@ CASES = {
     "macOS": (replace(CPU, system="Darwin arm64"), "error", "Darwin arm64 has no fbgemm", "Linux"),
     "nothing installed": (
         replace(CPU, distributions={}, torch=None, imports=dict.fromkeys(IMPORTS, "No module named 'torch'")),
-        "error", "not installed: torch, torchrec, numpy, pyarrow, pydantic, rich, fbgemm-gpu-cpu",
+        "error", f"not installed: torch, torchrec, {', '.join(LIBRARIES)}, fbgemm-gpu-cpu",
         "install --no-deps -r requirements/cpu.txt",
     ),
     "fbgemm missing on a GPU machine": (
