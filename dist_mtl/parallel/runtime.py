@@ -1,5 +1,6 @@
 """The process group and the device of a rank, from start to end."""
 
+import atexit
 import gc
 import logging
 import os
@@ -11,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
-from itertools import count
 from typing import Any, TypeVar
 
 import torch
@@ -28,8 +28,9 @@ from dist_mtl.terminal.wording import plural
 
 T = TypeVar("T")
 INTERFACE = "GLOO_SOCKET_IFNAME"
-STORES: list[dist.Store] = []  # those of earlier meetings: once one is freed, a third meeting hangs (seen, torch 2.13)
-MEETINGS = count()  # of this process; every rank meets the others in the same order
+# The group in which ranks stay for the next call of the Python interface, until their process ends: ranks that leave
+# their group and meet again hang at about the third meeting (gloo of torch 2.13, seen).
+KEPT: list[dist.ProcessGroup] = []
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,12 @@ def runtime(config: RunConfig, embedded: bool = False) -> Iterator[Runtime]:
             if world.size == 1:
                 _leave()
             raise  # with peers the group stays: one of them may be dead, and to leave it would block
-        _leave()
+        if world.size == 1:
+            _leave()
+        else:
+            gc.collect()  # DDP's reducers, which would hold on to the group
+            KEPT[:] = [rt.group]
+            atexit.register(_leave_at_exit)
 
 
 def alone(config: RunConfig) -> Runtime:
@@ -241,6 +247,12 @@ def _restored(device: torch.device) -> Iterator[None]:
                 os.environ.pop(INTERFACE, None)
 
 
+def _leave_at_exit() -> None:
+    if KEPT and dist.is_initialized():
+        KEPT.clear()
+        _leave()
+
+
 def _leave() -> None:
     """Leave the process group. TorchRec keeps the groups of nodes for the next run, which would find them gone."""
     gc.collect()  # DDP's reducers hold the group; destroying it under them warns
@@ -249,6 +261,9 @@ def _leave() -> None:
 
 
 def _join(backend: str, timeout: timedelta, world: World, config: RunConfig) -> None:
+    if KEPT and dist.is_initialized() and KEPT.pop() is dist.group.WORLD and dist.get_backend() == backend:
+        dist.distributed_c10d._set_pg_timeout(timeout, dist.group.WORLD)
+        return
     if dist.is_initialized():
         raise InternalError(
             "this process is in a process group of torch.distributed already: another training of this process, or the "
@@ -290,9 +305,8 @@ def _meeting_place(world: World, timeout: timedelta) -> dict[str, Any]:
     """Where the ranks meet, for `init_process_group`; empty: where the launcher's environment says.
 
     A store that an agent lends is the same after a restart, and in it the new ranks read the addresses of the dead ones
-    ("connectFullMesh ... Connection refused", pytorch issue 135712). So each attempt writes under a name of its own,
-    and so does each meeting of one attempt: ranks that train and then evaluate meet twice. With several agents the
-    launcher has to see to it: torchx_components.AGENT_ENV.
+    ("connectFullMesh ... Connection refused", pytorch issue 135712). So each attempt writes under a name of its own.
+    With several agents the launcher has to see to it: torchx_components.AGENT_ENV.
     """
     if world.size == 1:
         return {"store": dist.HashStore(), "rank": 0, "world_size": 1}
@@ -300,8 +314,7 @@ def _meeting_place(world: World, timeout: timedelta) -> dict[str, Any]:
         return {}
     lent = world.store
     store = dist.TCPStore(lent.host, lent.port, world.size, is_master=False, timeout=timeout)
-    STORES.append(store)
-    name = f"attempt-{lent.attempt}-{next(MEETINGS)}"
+    name = f"attempt-{lent.attempt}"
     return {"store": dist.PrefixStore(name, store), "rank": world.rank, "world_size": world.size}
 
 
