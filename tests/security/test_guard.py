@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import dist_mtl
 from benchmarks.scaling import page as scale_page
 from dist_mtl.cli.convert import list_folder
 from dist_mtl.data.files import manifest
@@ -16,7 +17,7 @@ from dist_mtl.data.synthetic.bulk import Order, make_logs
 from dist_mtl.data.synthetic.wide import BenchmarkLogs
 from dist_mtl.errors import ConfigError
 from dist_mtl.observability.events import write_json
-from dist_mtl.observability.run_dir import FILES, FOLDERS, check, check_outputs, write_file
+from dist_mtl.observability.run_dir import FILES, FOLDERS, check_outputs, write_file
 from dist_mtl.scoring.evaluate import evaluate_run
 from dist_mtl.scoring.predict import predict_run
 from dist_mtl.tools.convert.parts import STAGED, Conversion
@@ -26,7 +27,7 @@ from tests.support import samples
 from tests.support.harness import run_script
 from tests.support.verbs import VERBS, ended, make_run
 
-PACKAGE = Path(check.__code__.co_filename).parent
+PACKAGE = Path(dist_mtl.__file__).parent
 NAMES = [name.replace("*", "some-cell") for name in (*FILES, *FOLDERS)]
 DEEPER = ["checkpoints/.staged-0000000012", "checkpoints/step-0000000099", "predictions/.new-x", "tensorboard/events.x"]
 
@@ -214,42 +215,41 @@ def test_no_folder_that_is_made_leads_elsewhere(place: Path, tmp_path: Path, cas
 # ---------------------------------------------------------------------------------------------------- nothing forgotten
 # Every module that writes, and what sees to it that it stays below its folder.
 WRITERS = {
-    "checkpoint.disk": "check_outputs: the run's",
+    "checkpoint.durable_io": "check_outputs: the run's",
     "checkpoint.format": "check_outputs: recalibration.json of a checkpoint",
     "checkpoint.staging": "check_outputs: the run's",
     "checkpoint.store": "the folder of a commit outside of a run",
-    "compare.cache": "check_outputs: RUN/predictions, in scoring.find",
+    "tools.compare.prediction_cache": "check_outputs: RUN/predictions, in scoring.find",
+    "cli.new": "a new file that the user names: exclusive, so no link is followed",
     "config.plan_file": "a file that the user names, of no run",
-    "data.convert.aliccp": "Conversion: in its scratch",
-    "data.convert.aliexpress": "Conversion: in its scratch",
-    "data.convert.join": "Conversion: in its scratch",
-    "data.convert.parts": "check, in Conversion",
+    "tools.convert.aliccp": "Conversion: in its scratch",
+    "tools.convert.aliexpress": "Conversion: in its scratch",
+    "tools.convert.join": "Conversion: in its scratch",
+    "tools.convert.parts": "check, in Conversion",
     "data.files.disk": "the folder of its caller, which has checked it",
     "data.files.folder": "check, in Folder.write",
     "data.files.writer": "mkdtemp: a name that nobody can have made",
-    "data.sample.bulk": "check, in make_logs",
-    "data.sample.synthetic": "write_file, into a folder that it has just made",
-    "describe.page": "a file that the user names, of no run",
-    "describe.suggestion": "a new file that the user names: exclusive, so no link is followed",
+    "data.synthetic.bulk": "check, in make_logs",
+    "data.synthetic.logs": "write_file, into a folder that it has just made",
+    "tools.describe.html": "a file that the user names, of no run",
+    "tools.describe.suggested_config": "a new file that the user names: exclusive, so no link is followed",
     "metrics.exchange": "a temporary file without a name",
-    "observe": "check_outputs, check_named",
-    "outputs": "itself",
-    "predict": "check, in _refuse_existing",
-    "report.page": "check_outputs, check_named",
-    "scale.page": "check, in prepared",
-    "scale.results": "check, in prepared",
-    "study.conclude": "check_study",
-    "study.found": "check_study",
-    "study.jobs": "check_study",
-    "study.run": "check_study",
-    "tensorboard": "check_outputs, in Observer",
+    "observability.events": "check_outputs, check_named",
+    "observability.run_dir": "itself",
+    "scoring.predict": "check, in _refuse_existing",
+    "tools.report.page": "check_outputs, check_named",
+    "tools.study.write": "check_study",
+    "tools.study.cell_results": "check_study",
+    "tools.study.jobs": "check_study",
+    "tools.study.run": "check_study",
+    "observability.tensorboard": "check_outputs, in Observer",
     "terminal.streams": "/dev/null alone",
-    "attempts": "check_outputs, in Observer",
-    "bad_steps": "check_outputs, in Observer",
+    "training.crash_loop": "check_outputs, in Observer",
+    "training.nonfinite": "check_outputs, in Observer",
 }
 CALLS = {"write_text", "write_bytes", "mkdir", "makedirs", "rmtree", "unlink", "rename", "mkdtemp", "rmdir", "touch"}
 CALLS |= {"savefig", "write_file", "TemporaryFile", "ParquetWriter", "RecordWriter", "symlink_to", "removedirs"}
-APART = ("bench", "doctor", "torchx_components")  # measure and probe; they open no run
+APART = ("tools.doctor", "torchx_components")  # measure and probe; they open no run
 
 
 def writes(tree: ast.AST) -> bool:

@@ -297,12 +297,10 @@ def test_a_configuration_that_is_no_file(tmp_path: Path, kind: str) -> None:
 OWN = {
     "bounded": "the reader",
     "config.file": "tables that tomllib has read, as JSON",
-    "data.sample.bulk": "what it has dumped itself",
-    "planning.knobs": "a configuration that it has dumped itself",
-    "planning.profile": "tables that tomllib has read, as JSON",
-    "scale.measure": "lines of its own ranks",
-    "scale.rank": "its own command line",
-    "study.found": "a configuration that it has dumped itself",
+    "data.synthetic.bulk": "what it has dumped itself",
+    "tools.planning.what_if": "a configuration that it has dumped itself",
+    "tools.planning.device": "tables that tomllib has read, as JSON",
+    "tools.study.cell_results": "a configuration that it has dumped itself",
 }
 
 
