@@ -107,9 +107,7 @@ def run(main: Callable[[], int | None], world_of: Callable[[], World] = World.fr
             _tell(f"another rank has stopped or does not answer {where}, so this one ends too ({reason})", world)
         elif (package := _unimportable(error)) is not None:
             why = f"{package} cannot be imported: {type(error).__name__}: {error}"
-            cure = (
-                "`dist-mtl doctor` looks at the installation; a variable of the environment may be the cause"
-            )
+            cure = "`dist-mtl doctor` looks at the installation; a variable of the environment may be the cause"
             _tell(f"{why}. {cure}", world)
         else:
             traceback.print_exc()

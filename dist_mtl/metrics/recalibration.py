@@ -132,12 +132,27 @@ def fit_isotonic(bins_2K: Tensor) -> Isotonic:
     steps = _steps(rows)
     steps = _steps(_Rows(steps.x_k, steps.positives_k + base, steps.weight_k + 1))  # shrunk, some are out of order
     steps = _fewer(steps)
-    slope = _line(rows, "isotonic").slope
-    knots_x, knots_y = _with_ends(rows, steps.x_k, _steeper(steps.x_k, logit(steps.rates_k)), slope)
+    line = _line(rows, "isotonic")
+    knots_x, knots_y = _with_ends(rows, steps.x_k, _steeper(steps.x_k, logit(steps.rates_k)), line.slope)
+    curve, ends = _right_in_the_mean(rows, knots_x, knots_y), np.unique(rows.x_k[[0, -1]])
+    straight = _right_in_the_mean(rows, ends, line.slope * ends + line.intercept)
+    # Of scores that say next to nothing, the steps are noise, and a curve through them can be worse than none.
+    return min(curve, straight, key=lambda one: _loss(rows, one))
+
+
+def _right_in_the_mean(rows: "_Rows", knots_x: np.ndarray, knots_y: np.ndarray) -> Isotonic:
+    """The curve through these knots, shifted until the sum of its probabilities is that of the positives."""
     curve = Isotonic(tuple(knots_x.tolist()), tuple(knots_y.tolist()))
     mapped_k = curve.apply(torch.from_numpy(rows.x_k)).double().numpy()
-    shift = brentq(lambda shift: rows.weight_k @ expit(mapped_k + shift) - positives, -100, 100, xtol=1e-12)
+    excess = lambda shift: rows.weight_k @ expit(mapped_k + shift) - rows.positives_k.sum()  # noqa: E731
+    shift = brentq(excess, -100, 100, xtol=1e-12)
     return Isotonic(curve.knots_x, tuple((knots_y + shift).tolist()))
+
+
+def _loss(rows: "_Rows", curve: Isotonic) -> float:
+    """The log loss of the rows, summed."""
+    mapped_k = curve.apply(torch.from_numpy(rows.x_k)).double().numpy()
+    return float(rows.weight_k @ np.logaddexp(0, mapped_k) - rows.positives_k @ mapped_k)
 
 
 @dataclass(frozen=True)

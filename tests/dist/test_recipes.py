@@ -13,7 +13,7 @@ import pytest
 from dist_mtl.config.file import load
 from dist_mtl.tools.convert import aliccp, aliexpress
 from tests.support import raw_logs
-from tests.support.harness import ROOT, events, run_script
+from tests.support.harness import ROOT, events, run_verb
 
 SHARED = ROOT.parent / "shared/data"
 LARGE = 100_000  # rows of a table that a test makes smaller
@@ -30,7 +30,7 @@ def census(path: Path, rows: int, seed: int) -> None:
 
 
 def documented(recipe: str, names: dict[str, Path]) -> list[str]:
-    """The arguments of the `convert.py` command in a recipe's head, with real paths for its placeholders."""
+    """The arguments of the `dist-mtl convert` command in a recipe's head, with real paths for its placeholders."""
     head = re.sub(r"^# *", "", (ROOT / recipe).read_text(), flags=re.MULTILINE).replace("\\\n", " ")
     command = re.search(r"^dist-mtl convert (.*)$", head, re.MULTILINE)[1]
     words = shlex.split(command)
@@ -51,8 +51,8 @@ def small(recipe: str, folder: Path, *overrides: str) -> list[str]:
 
 
 def run(*arguments: str, world: int = 1) -> str:
-    """Run a script on `world` ranks; what the first one printed."""
-    exits = run_script(world, *arguments)
+    """Run a verb on `world` ranks; what the first one printed."""
+    exits = run_verb(world, *arguments)
     assert [e.code for e in exits] == [0] * world, exits[0].stderr
     return exits[0].stdout
 
@@ -73,9 +73,9 @@ FUNNEL = {"ctr", "cvr", "ctcvr"}
 def test_aliexpress_from_the_raw_files(tmp_path: Path) -> None:
     raw_logs.write_aliexpress(tmp_path / "NL", pages=100, per_page=8)
     names = {"NL": tmp_path / "NL", "data/aliexpress_nl": tmp_path}
-    told = run("convert.py", *documented("configs/aliexpress.toml", names), "--jobs=1")
+    told = run("convert", *documented("configs/aliexpress.toml", names), "--jobs=1")
     assert "1,064 rows read" in told
-    run("train.py", *small("configs/aliexpress.toml", tmp_path, "model.backbone.experts=2"))  # the real rows get all 8
+    run("train", *small("configs/aliexpress.toml", tmp_path, "model.backbone.experts=2"))  # the real rows get all 8
     assert_trained(tmp_path, FUNNEL)
     assert events(tmp_path / "run", "counts")[0]["clamped"] == 0
 
@@ -83,9 +83,9 @@ def test_aliexpress_from_the_raw_files(tmp_path: Path) -> None:
 def test_aliccp_from_the_raw_files(tmp_path: Path) -> None:
     raw_logs.write_aliccp(tmp_path / "SRC", rows=600, commons=60, scale=0.2, violations=3)
     names = {"SRC": tmp_path / "SRC", "data/aliccp": tmp_path}
-    told = run("convert.py", *documented("configs/aliccp.toml", names), "--jobs=1")
+    told = run("convert", *documented("configs/aliccp.toml", names), "--jobs=1")
     assert "750 rows read" in told and "6 lines convert without a click: kept, data.violations decides" in told
-    run("train.py", *small("configs/aliccp.toml", tmp_path, "train.max_steps=4"), world=2)
+    run("train", *small("configs/aliccp.toml", tmp_path, "train.max_steps=4"), world=2)
     assert_trained(tmp_path, FUNNEL)
 
 
@@ -108,7 +108,7 @@ def criteo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = folder / "criteo_attribution_dataset.tsv.gz"
     raw_logs.write_criteo(path, 3_000)
     names = {path.name: path, "data/criteo_attribution": folder}
-    run("convert.py", *documented("configs/criteo_attribution.toml", names), "--jobs=1")
+    run("convert", *documented("configs/criteo_attribution.toml", names), "--jobs=1")
     return folder
 
 
@@ -120,7 +120,7 @@ def test_criteo_with_each_reading_of_a_conversion(criteo: Path, tmp_path: Path, 
         key, _, value = override.partition("=")
         assert f"--set={key}='{value}'" in text or f"--set={override}" in text, override
     arguments = small("configs/criteo_attribution.toml", criteo, *overrides, f"run.dir={tmp_path / 'run'}")
-    run("train.py", *arguments)
+    run("train", *arguments)
     assert_trained(tmp_path, tasks)
 
 
@@ -129,9 +129,9 @@ def test_census_from_files_without_a_header(tmp_path: Path) -> None:
     census(train, 500, seed=1)
     census(test, 200, seed=2)
     names = {train.name: train, test.name: test, "data/census": tmp_path}
-    told = run("convert.py", *documented("configs/census.toml", names))
+    told = run("convert", *documented("configs/census.toml", names))
     assert "700 rows read: 500 train, 200 test" in told
-    run("train.py", *small("configs/census.toml", tmp_path))
+    run("train", *small("configs/census.toml", tmp_path))
     assert_trained(tmp_path, {"income", "marital"})
 
 
@@ -139,7 +139,7 @@ def test_census_from_files_without_a_header(tmp_path: Path) -> None:
 def test_aliexpress_on_real_rows(tmp_path: Path) -> None:
     """1,000 + 1,000 rows; a share of them would hold no purchase, so the test split decides."""
     aliexpress.convert(aliexpress.find(SHARED / "aliexpress"), tmp_path)
-    run("train.py", *small("configs/aliexpress.toml", tmp_path))
+    run("train", *small("configs/aliexpress.toml", tmp_path))
     assert_trained(tmp_path, FUNNEL)
     assert events(tmp_path / "run", "counts")[0]["clamped"] == 0  # the tables are large enough for the real codes
 
@@ -150,5 +150,5 @@ def test_aliccp_on_real_rows(tmp_path: Path) -> None:
     aliccp.convert(aliccp.find(SHARED / "aliccp"), tmp_path)
     overrides = ("train.global_batch=10", "train.epochs=4", "train.evaluate_every_rows=20", "data.leaks=warn")
     overrides += ('select.metrics={"ctr.auc" = 1.0}',)  # none of the ten test rows is bought
-    run("train.py", *small("configs/aliccp.toml", tmp_path, *overrides))
+    run("train", *small("configs/aliccp.toml", tmp_path, *overrides))
     assert_trained(tmp_path, FUNNEL)

@@ -148,7 +148,7 @@ def test_the_same_rows_get_the_same_scores(
     out = name.replace(" ", "-")
     convert(make(folder / f"{out}.csv"), folder / out, "--like", folder / "run", *BAGS, *options)
     said = capsys.readouterr().out
-    assert says in said and "predict.py" in said
+    assert says in said and "dist-mtl predict" in said
     assert scores(folder, out).equals(expected)
 
 

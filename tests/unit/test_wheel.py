@@ -95,9 +95,7 @@ def test_the_wheel_trains_evaluates_and_reports_from_an_empty_folder(binaries: P
 
 
 @pytest.mark.parametrize("name", ["quickstart", "configs/quickstart.toml"])
-def test_a_recipe_is_known_by_its_name_where_there_is_no_checkout(
-    binaries: Path, tmp_path: Path, name: str
-) -> None:
+def test_a_recipe_is_known_by_its_name_where_there_is_no_checkout(binaries: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "quickstart").mkdir()  # a folder of that name, such as of `dist-mtl new quickstart`, is no recipe
     code = "import sys; from dist_mtl.config.file import load; print(load(sys.argv[1]).run.dir)"
     assert done(binaries / "python", "-c", code, name, cwd=tmp_path).strip() == "runs/quickstart"
