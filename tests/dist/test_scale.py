@@ -26,7 +26,7 @@ rows_per_table = 20_000
 
 def test_a_small_run(tmp_path: Path) -> None:
     (tmp_path / "scale.toml").write_text(FILE.format(dir=tmp_path))
-    command = [sys.executable, "-W", "ignore", "python -m benchmarks.scaling", str(tmp_path / "scale.toml")]
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.scaling", str(tmp_path / "scale.toml")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     with (tmp_path / "out/scale.csv").open(newline="") as file:
