@@ -26,7 +26,7 @@ def main() -> None:
     from dist_mtl.tools.study.cell_results import code_of
 
     prepared(scale)  # before the hours of measuring
-    command = shlex.join(("python", "python -m benchmarks.scaling", *sys.argv[1:]))
+    command = shlex.join(("python", "-m", "benchmarks.scaling", *sys.argv[1:]))
     print(write_page(scale, measure(scale, series_of(scale)), command, code_of(Path(__file__).parents[2])))
 
 

@@ -59,26 +59,35 @@ class Verb:
 
 LABELS = ("--click=click", "--conversion=conversion", "--jobs=1")
 VERBS = {
-    "convert csv": Verb(("dist-mtl convert", "csv", "a.csv", "out", *LABELS), take=("a.csv",), heavy=False),
+    "convert csv": Verb(("-m", "dist_mtl", "convert", "csv", "a.csv", "out", *LABELS), take=("a.csv",), heavy=False),
     "convert suggest": Verb(
-        ("dist-mtl convert", "csv", "a.csv", "out", *LABELS, "--suggest=new.toml"), take=("a.csv",), heavy=False
+        ("-m", "dist_mtl", "convert", "csv", "a.csv", "out", *LABELS, "--suggest=new.toml"),
+        take=("a.csv",),
+        heavy=False,
     ),
-    "convert manifest": Verb(("dist-mtl convert", "manifest", "train"), take=("train",), heavy=False),
-    "convert refuses": Verb(("dist-mtl convert", "csv", "a.csv", "out", "--\x1b[2J\u202e"), 64, heavy=False),
+    "convert manifest": Verb(("-m", "dist_mtl", "convert", "manifest", "train"), take=("train",), heavy=False),
+    "convert refuses": Verb(("-m", "dist_mtl", "convert", "csv", "a.csv", "out", "--\x1b[2J\u202e"), 64, heavy=False),
     "describe": Verb(
-        ("dist-mtl describe", "train", "--html=d.html", "--suggest=new.toml", "--ranks=1"), 0, ("train",), heavy=False
+        ("-m", "dist_mtl", "describe", "train", "--html=d.html", "--suggest=new.toml", "--ranks=1"),
+        0,
+        ("train",),
+        heavy=False,
     ),
-    "report": Verb(("dist-mtl report", "run", "--out=r.html"), take=("run",), heavy=False),
-    "synthesize": Verb(("dist-mtl synthesize", "out", "--rows=2000", "--test-rows=500", "--ranks=1"), heavy=False),
-    "bench refuses": Verb(("python -m benchmarks.speed", "--batch=5"), 64, heavy=False),
-    "scale refuses": Verb(("python -m benchmarks.scaling", "größe\x1b[2J.toml"), 64, heavy=False),
+    "report": Verb(("-m", "dist_mtl", "report", "run", "--out=r.html"), take=("run",), heavy=False),
+    "synthesize": Verb(
+        ("-m", "dist_mtl", "synthesize", "out", "--rows=2000", "--test-rows=500", "--ranks=1"), heavy=False
+    ),
+    "bench refuses": Verb(("-m", "benchmarks.speed", "--batch=5"), 64, heavy=False),
+    "scale refuses": Verb(("-m", "benchmarks.scaling", "größe\x1b[2J.toml"), 64, heavy=False),
     "doctor": Verb(("-m", "dist_mtl", "doctor", "--json")),
     "verify": Verb(("-m", "dist_mtl", "verify", "run"), take=("run",)),
     "plan": Verb(
-        ("dist-mtl plan", "run.toml", "--device=cpu", "--json=plan.json"), take=("run.toml",), makes=("plan.json",)
+        ("-m", "dist_mtl", "plan", "run.toml", "--device=cpu", "--json=plan.json"),
+        take=("run.toml",),
+        makes=("plan.json",),
     ),
     "study": Verb(
-        ("dist-mtl study", "study.toml", "--report"),
+        ("-m", "dist_mtl", "study", "study.toml", "--report"),
         0,
         ("study.toml", "run.toml", "train", "test"),
         ("study/study.html",),
@@ -86,13 +95,13 @@ VERBS = {
     "train": Verb(
         ("launch/train.py", "run.toml"), take=("train", "test", "run.toml"), makes=("run/events.jsonl",), alone=False
     ),
-    "evaluate": Verb(("dist-mtl evaluate", "run", "--json=e.json"), 0, ("run", "test"), ("e.json",), alone=False),
+    "evaluate": Verb(("launch/evaluate.py", "run", "--json=e.json"), 0, ("run", "test"), ("e.json",), alone=False),
     "predict": Verb(
-        ("dist-mtl predict", "run", "test", "out"), 0, ("run", "test"), ("out/_manifest.json",), alone=False
+        ("launch/predict.py", "run", "test", "out"), 0, ("run", "test"), ("out/_manifest.json",), alone=False
     ),
-    "recalibrate": Verb(("dist-mtl recalibrate", "run", "test"), take=("run", "test"), alone=False),
-    "relatedness": Verb(("dist-mtl relatedness", "run", "--truth=age"), 64, ("run", "test"), alone=False),
-    "compare": Verb(("dist-mtl compare", "run", "run", "--json=c.json"), 0, ("run", "test"), ("c.json",), alone=False),
+    "recalibrate": Verb(("launch/recalibrate.py", "run", "test"), take=("run", "test"), alone=False),
+    "relatedness": Verb(("launch/relatedness.py", "run", "--truth=age"), 64, ("run", "test"), alone=False),
+    "compare": Verb(("launch/compare.py", "run", "run", "--json=c.json"), 0, ("run", "test"), ("c.json",), alone=False),
 }
 STUDY = """
 base = "run.toml"
