@@ -123,7 +123,7 @@ def test_errors_say_what_and_where(tmp_path: Path) -> None:
 
 
 def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "dist-mtl report"), *arguments]
+    command = [sys.executable, "-m", "dist_mtl", "report", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
@@ -139,9 +139,9 @@ def test_the_script(full: Path, tmp_path: Path) -> None:
 
 def test_no_torch(full: Path, tmp_path: Path) -> None:
     """A report is made in a moment, and where torch does not run."""
-    code = "import sys, runpy; sys.argv = sys.argv[1:]\ntry: runpy.run_path(sys.argv[0], run_name='__main__')\n" \
+    code = "import sys; from dist_mtl.cli import main\ntry: main()\n" \
            "finally: print(sorted({'torch', 'torchrec', 'pyarrow', 'pandas'} & set(sys.modules)))"  # fmt: skip
-    command = [sys.executable, "-c", code, str(ROOT / "dist-mtl report"), str(full), "--out", str(tmp_path / "x.html")]
+    command = [sys.executable, "-c", code, "report", str(full), "--out", str(tmp_path / "x.html")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.stdout.endswith("x.html\n[]\n"), done.stdout + done.stderr
 
