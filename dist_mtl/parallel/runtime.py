@@ -20,14 +20,14 @@ from torchrec.distributed import comm
 
 from dist_mtl.config.training import RunConfig
 from dist_mtl.errors import FAMILIES, ConfigError, DistMtlError, InternalError
-from dist_mtl.parallel.malloc import keep_freed_memory, keeping_freed_memory
+from dist_mtl.parallel.caller_process import INTERFACE, restored
+from dist_mtl.parallel.malloc import keep_freed_memory
 from dist_mtl.parallel.preemption import StopFlag
 from dist_mtl.parallel.watchdog import Bound, Watchdog
 from dist_mtl.parallel.world import World
 from dist_mtl.terminal.wording import plural
 
 T = TypeVar("T")
-INTERFACE = "GLOO_SOCKET_IFNAME"
 # The group in which ranks stay for the next call of the Python interface, until their process ends: ranks that leave
 # their group and meet again hang at about the third meeting (gloo of torch 2.13, seen).
 KEPT: list[dist.ProcessGroup] = []
@@ -183,7 +183,7 @@ def runtime(config: RunConfig, embedded: bool = False) -> Iterator[Runtime]:
     timeout = timedelta(seconds=config.start_timeout)
     with ExitStack() as guards:
         if embedded:
-            guards.enter_context(_restored(device))
+            guards.enter_context(restored(device))
         else:
             keep_freed_memory()
         _settle(config, device, world)
@@ -225,26 +225,6 @@ def _settle(config: RunConfig, device: torch.device, world: World) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     _keep_to_this_node(world)
-
-
-@contextmanager
-def _restored(device: torch.device) -> Iterator[None]:
-    """At the end warnings, threads, devices, random numbers, the environment and the allocator are as they were."""
-    logger, threads = logging.getLogger("torch.fx._symbolic_trace"), torch.get_num_threads()
-    level, debug, interface = logger.level, dist.get_debug_level(), os.environ.get(INTERFACE)
-    hook = sys.excepthook  # torch wraps it at each start of a process group
-    devices = [device] if device.type == "cuda" else []
-    current = torch.cuda.device(torch.cuda.current_device()) if devices else nullcontext()
-    with warnings.catch_warnings(), torch.random.fork_rng(devices), current, keeping_freed_memory():
-        try:
-            yield
-        finally:
-            logger.setLevel(level)
-            dist.set_debug_level(debug)
-            sys.excepthook = hook
-            torch.set_num_threads(threads)
-            if interface is None:
-                os.environ.pop(INTERFACE, None)
 
 
 def _leave_at_exit() -> None:

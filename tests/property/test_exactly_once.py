@@ -136,7 +136,8 @@ def test_the_cases_are_not_all_small() -> None:
         f"\n{len(SEEN):,} cases: 1 to {max(files)} files, {min(rows):,} to {max(rows):,} rows, {empty:,} with an empty "
         f"file, worlds {min(worlds)} to {max(worlds)}, {restarts:,} restarts, {streams:,} streams"
     )
-    assert len(SEEN) >= NUM_CASES and max(files) > 20 and max(rows) > 50_000 and min(rows) < 100
+    assert len(SEEN) >= NUM_CASES and max(files) > 20 and max(rows) > 50_000
+    assert min(rows) < (100 if NUM_CASES >= 2_000 else 5_000)  # of 150 random cases none may be very small (seen)
     assert len(worlds) == 16 and restarts > len(SEEN) / 4 and streams > len(SEEN) / 5 and empty
 
 

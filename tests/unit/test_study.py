@@ -261,7 +261,7 @@ def test_what_others_wrote_stays_text() -> None:
 def test_the_script_tells_an_error_before_torch_is_there(write: Callable[..., str]) -> None:
     path = write(("[methods.heavy]", '[methods.heavy]\n"model.towr" = [8]'))
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "dist-mtl study", path],
+        [sys.executable, "-X", "importtime", "-m", "dist_mtl", "study", path],
         cwd=ROOT, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 64 and f"error: {path}: mmoe x heavy, candidate 1: model.towr is not a key" in done.stderr
