@@ -142,11 +142,10 @@ def train_oracle(config: Config, warmup: int) -> tuple[Oracle, list[Tensor]]:
 
 @pytest.mark.parametrize(
     ("kind", "sharding", "lr"),
-    [("rowwise_adagrad", "row_wise", 0.02), ("adagrad", "table_wise", 0.005), ("sgd", "mixed", 20.0)],
+    [("rowwise_adagrad", "row_wise", 0.02), ("adagrad", "table_wise", 0.003), ("sgd", "mixed", 20.0)],
 )
 def test_two_ranks_equal_the_oracle(tmp_path: Path, kind: str, sharding: str, lr: float) -> None:
-    """Losses and every final weight to 2e-6: the rounding of float32 alone reaches 1.2e-6 here. Only SGD would show
-    gradients that are off by a factor.
+    """Losses and every final weight to 1e-6, float32. Only SGD would show gradients that are off by a factor.
 
     Well conditioned on purpose: AdamW and Adagrad divide a gradient by its own size, so where it is a cancelled sum of
     about 1e-9 the step is noise of size lr. Hence small learning rates; decay and warm-up are on, to be checked, too.
@@ -167,7 +166,7 @@ def test_two_ranks_equal_the_oracle(tmp_path: Path, kind: str, sharding: str, lr
     assert len(gaps) == len([n for n in ours if n.startswith("model/")])
     worst = max(gaps, key=gaps.get)
     print(f"{kind}, {sharding}: losses differ by {gap:.1e}, weights by {gaps[worst]:.1e} ({worst})")
-    assert gap < 2e-6
-    assert gaps[worst] < 2e-6
+    assert gap < 1e-6
+    assert gaps[worst] < 1e-6
     start = Oracle(config).named()
     assert all((w - start[name]).abs().max() > 1e-4 for name, w in oracle.named().items())  # everything has trained

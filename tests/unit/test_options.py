@@ -227,5 +227,5 @@ def test_a_plan_that_is_no_file_or_no_json(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="can not be read"):
         read_plan(tmp_path / "none.json")
     (tmp_path / "cut.json").write_text('{"format": "dist')
-    with pytest.raises(ConfigError, match="no plan: "):
+    with pytest.raises(ConfigError, match="no plan: Unterminated string"):
         read_plan(tmp_path / "cut.json")
